@@ -1,0 +1,1 @@
+"""Configuration: one YAML file, every error with its place."""

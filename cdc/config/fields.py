@@ -1,0 +1,60 @@
+"""Field types that every plugin's configuration model is built from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+_DURATION: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_NUMBER_WITH_UNIT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+
+
+def _with_unit(value: object, units: dict[str, float] | dict[str, int], example: str) -> float:
+    known = ", ".join(units)
+    if isinstance(value, str) and (match := _NUMBER_WITH_UNIT.fullmatch(value)) and match[2] in units:
+        return float(match[1]) * units[match[2]]
+    raise ValueError(f"needs a number with a unit ({known}), for example {example}")
+
+
+def _duration(value: object) -> float:
+    return _with_unit(value, _DURATION, "30s")
+
+
+def _byte_size(value: object) -> int:
+    return int(_with_unit(value, _BYTES, "16MiB"))
+
+
+Duration = Annotated[float, BeforeValidator(_duration)]
+"""Seconds; written with a unit: ``500ms``, ``30s``, ``24h``, ``7d``. A bare number is an error."""
+
+ByteSize = Annotated[int, BeforeValidator(_byte_size)]
+"""Bytes; written with a unit: ``16MiB``, ``20GiB``. A bare number is an error."""
+
+Secret = SecretStr
+"""A value that is never shown. In YAML it must be a reference, ``${VAR}`` or ``${file:/path}``."""
+
+
+class Model(BaseModel):
+    """Base of all configuration models: frozen, unknown keys are errors, inputs never appear in messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+
+class BatchConfig(Model):
+    """How much a sink is given at once: whichever limit is reached first."""
+
+    rows: int = Field(default=10_000, gt=0)
+    every: Duration = 0.2
+    """Longest time that a record waits for others, seconds."""
+
+
+class SinkConfig(Model):
+    """What every sink's configuration has; a sink's own model adds its fields."""
+
+    type: str
+    tables: list[str] = Field(default_factory=lambda: ["*"])
+    """Patterns of ``schema.table`` that this sink receives; ``!pattern`` leaves out."""
+    batch: BatchConfig = BatchConfig()

@@ -1,0 +1,81 @@
+"""The connector contract: what the engine asks of a source database. It never looks inside a position."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from cdc.config.fields import Model
+from cdc.log import Log
+from cdc.worker import Control
+
+
+class SourceConfig(Model):
+    """What every source's configuration has; a connector's own model adds its fields."""
+
+    type: str
+
+
+class Severity(StrEnum):
+    """How much a finding matters: an ``error`` keeps the source from running."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of preflight: what was looked at, what is the matter, and the SQL or command that mends it."""
+
+    check: str
+    severity: Severity
+    message: str
+    fix: str = ""
+
+
+class Connector(ABC):
+    """One source database. Creating it connects to nothing."""
+
+    Config: ClassVar[type[SourceConfig]]
+
+    @abstractmethod
+    def __init__(self, name: str, config: SourceConfig, pipeline: str, topic_template: str, profile: str) -> None:
+        """Take the configuration. `topic_template` as in ``log.topics.name``. Raises ConfigurationError."""
+
+    @abstractmethod
+    def preflight(self) -> list[Finding]:
+        """Connect and look whether capture can work; changes nothing. Raises UnreachableError."""
+
+    @abstractmethod
+    def capture(self, log: Log, control: Control) -> None:
+        """Capture until `control.stopping()`, or until caught up if so asked. See :mod:`cdc.capture`.
+
+        Raises GapError, PermanentError, TransientError (the caller retries with a new call), FencedError.
+        """
+
+    @abstractmethod
+    def status(self, position: bytes | None) -> Mapping[str, Any]:
+        """For ``cdc status``: ``position`` (printable), ``committed_at`` (seconds since 1970 of the last captured
+        commit, or None), ``lag_bytes``, ``retained_bytes`` and ``warning`` as far as the database answers; otherwise
+        ``error``. Never raises for a server that is down.
+        """
+
+    @abstractmethod
+    def topics(self) -> list[str]:
+        """Names of the topics of all captured tables, as the database has them now. Raises UnreachableError."""
+
+    @abstractmethod
+    def leftovers(self) -> list[str]:
+        """What ``cleanup`` would drop in the database, one sentence each (slot, publication). Raises UnreachableError."""
+
+    @abstractmethod
+    def cleanup(self) -> None:
+        """Drop what :meth:`leftovers` lists, as far as this connector made it."""
+
+    @abstractmethod
+    def farewell(self) -> str:
+        """What ``run`` says on leaving: what stays behind in the database and what it costs."""

@@ -1,0 +1,1 @@
+"""Formats: how an envelope and its values are rendered on the log."""

@@ -1,0 +1,251 @@
+"""The log contract: an ordered, partitioned, replayable record of what happened, with atomic append.
+
+Two implementations keep it, ``kafka`` and ``embedded``, and one suite of tests (``tests/contract/test_log.py``) holds
+them to it. Capture writes through a :class:`LogWriter`, delivery reads through a :class:`LogReader`; ``cdc status``
+and the rest ask the :class:`Log`.
+
+Vocabulary: a *position* is a place in the source's log (opaque bytes here), an *offset* is a place in a partition of
+ours. Offsets of a partition rise but need not be dense (Kafka's transaction markers take some).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cdc.config.fields import Model
+from schemas.table import TableSchema
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic that exists: its partition count and its identity.
+
+    `id` is made anew when a topic is deleted and created again under the same name, so that stored offsets of the old
+    one are recognised as a gap.
+    """
+
+    name: str
+    id: str
+    partitions: int
+
+
+class Produced(NamedTuple):
+    """A record to append. The partition follows from the key: equal key bytes, equal partition."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    header: bytes
+
+
+class Record(NamedTuple):
+    """A record as read. `header` is the ``cdc`` header, `timestamp` the append time in ms since 1970."""
+
+    offset: int
+    key: bytes
+    value: bytes | None
+    header: bytes
+    timestamp: int
+
+
+class Fetched(NamedTuple):
+    """Consecutive records of one partition; `next_offset` is the offset to commit once all of them are applied.
+
+    `records` may be empty while `next_offset` moved: Kafka's commit markers and aborted records were passed.
+    """
+
+    topic: str
+    partition: int
+    records: list[Record]
+    next_offset: int
+
+
+class Committed(NamedTuple):
+    """A consumer group's offset in one partition, with the id of the topic that it belongs to."""
+
+    offset: int
+    topic_id: str
+
+
+class LogWriter(ABC):
+    """Appends for one source, atomically with the source's position. One writer per source can be alive: see `fence`.
+
+    Life: ``fence`` once; then any number of ``append… → commit``. A failure leaves the writer unusable: close it,
+    open a new one, fence, read the position again (TransientError), or give up the role (FencedError).
+
+    Every call that may wait takes `timeout` (seconds, keep it ≤ 1) and says by its result whether it got done, so that
+    the caller can talk to its database in between and call again: a log that does not answer never holds up feedback.
+    The overall patience with a log that does not answer is the caller's.
+    """
+
+    @abstractmethod
+    def fence(self) -> bytes | None:
+        """Take over: an older writer of this source can no longer commit, what it left open is aborted.
+
+        Returns the position of the last committed append, None if there never was one. May block up to 30 s.
+        Raises UnreachableError when the log does not answer.
+        """
+
+    @abstractmethod
+    def append(self, records: Sequence[Produced], timeout: float) -> int:
+        """Add `records` to the open append, beginning one if none is open; returns how many were taken.
+
+        Fewer than all means that buffers are full: call again with the rest. Raises TransientError, FencedError.
+        """
+
+    @abstractmethod
+    def append_marker(self, topic: str, key: bytes, header: bytes) -> None:
+        """Add a marker (value: empty, not null) to every partition of `topic`, after everything appended so far."""
+
+    @abstractmethod
+    def append_schema(self, schema: TableSchema) -> None:
+        """Add a schema record to the internal topic, in the same append as its first use."""
+
+    @abstractmethod
+    def commit(self, position: bytes, timeout: float) -> bool:
+        """Make the open append and `position` durable and readable, all or nothing (an append may be position only).
+
+        False: not done yet, call again with the same position. After True it survives kill -9 and power loss as far
+        as the log promises that. Raises TransientError when the outcome is unknown or the append was lost: `fence` of
+        a new writer tells which. Raises FencedError when another writer took over.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Abort what is open and release everything. Safe to call twice."""
+
+
+class LogReader(ABC):
+    """Reads committed records, partition by partition, as a member of a consumer group or alone.
+
+    A reader of a group shares the matching topics' partitions with its fellow members. Topics that come into being
+    later and match are found within seconds. One thread only.
+    """
+
+    @abstractmethod
+    def poll(self, timeout: float) -> list[Fetched]:
+        """The next records, at most about `max_bytes` of them, waiting up to `timeout` seconds for the first.
+
+        Runs the assignment callbacks. Raises GapError when an offset no longer exists or a topic was re-created,
+        TransientError when the log does not answer for good.
+        """
+
+    @abstractmethod
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Record the group's next offsets durably, with each topic's id. Raises TransientError, FencedError."""
+
+    @abstractmethod
+    def position(self) -> Mapping[TopicPartition, int]:
+        """The next offset that `poll` will look at, for each assigned partition."""
+
+    @abstractmethod
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        """Stop delivering these while staying in the group; `poll` must still be called."""
+
+    @abstractmethod
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        """Deliver these again, from where `poll` had come to."""
+
+    @abstractmethod
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Go on reading an assigned partition at `offset`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the group. Safe to call twice."""
+
+
+Assigned = Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]]
+"""Called in `poll` when partitions were assigned; returns the offset to start each at."""
+Revoked = Callable[[Sequence[TopicPartition]], None]
+"""Called in `poll` or `close` before partitions go to another member; last chance to commit."""
+
+
+class Log(ABC):
+    """One log of one pipeline. Cheap to create; connects on first use."""
+
+    @abstractmethod
+    def topics(self) -> Mapping[str, Topic]:
+        """The pipeline's data topics by name (internal ones left out)."""
+
+    @abstractmethod
+    def create_topics(self, names: Collection[str]) -> None:
+        """Create those of `names` that do not exist, and the internal topics, as configured."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Delete all topics, groups and states of this pipeline. For ``cdc cleanup``."""
+
+    @abstractmethod
+    def writer(self, source: str) -> LogWriter:
+        """A writer for `source`; not yet fenced."""
+
+    @abstractmethod
+    def reader(
+        self,
+        group: str | None,
+        topics: Callable[[str], bool],
+        on_assigned: Assigned,
+        on_revoked: Revoked,
+        max_bytes: int = 8 << 20,
+    ) -> LogReader:
+        """A reader of the topics whose name passes `topics`. Without a group it has all partitions for itself."""
+
+    @abstractmethod
+    def committed(self, group: str) -> Mapping[TopicPartition, Committed]:
+        """The group's committed offsets."""
+
+    @abstractmethod
+    def start_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The first offset that can still be read, per partition."""
+
+    @abstractmethod
+    def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The high watermark per partition: the offset that the next record would get."""
+
+    @abstractmethod
+    def schemas(self) -> Mapping[bytes, TableSchema]:
+        """All schema records that are committed now, by schema id."""
+
+    @abstractmethod
+    def positions(self) -> Mapping[str, bytes]:
+        """The committed position of each source, without taking over from its writer."""
+
+    @abstractmethod
+    def next_epoch(self, at_least: int = 1) -> int:
+        """Draw the pipeline's next epoch: greater than any drawn before, and ≥ `at_least`. Durable on return."""
+
+    @abstractmethod
+    def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
+        """Store a small JSON document under (`kind`, `name`): the last one wins, None removes it. Durable on return."""
+
+    @abstractmethod
+    def states(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
+        """All states of a kind by name."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Safe to call twice."""
+
+
+class LogConfig(Model):
+    """What every log's configuration has; an implementation's model adds its fields."""
+
+    type: str
+
+
+class FormatConfig(Model):
+    """How values are rendered: ``log.format``."""
+
+    type: str = "json"
+    profile: str = "readable"

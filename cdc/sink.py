@@ -1,0 +1,119 @@
+"""The sink contract: what a store must promise, and what it is given.
+
+Adding a kind of store is one file in ``sinks/``: a configuration model, a class that implements :class:`Sink`, and a
+last line ``SINK = MySink``. The contract suite (``tests/contract/test_sinks.py``) runs over every such file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from cdc.config.fields import SinkConfig
+from cdc.log import TopicPartition
+from schemas.table import TableSchema
+
+
+class Row(NamedTuple):
+    """The latest state of one key in a batch.
+
+    `after` is the row as JSON in the value profile of `schema`, None for a delete. When `partial`, columns that the
+    source did not send are absent from `after`, and keep what the store holds. `offset` is for error messages.
+    """
+
+    key: bytes
+    version: int
+    after: bytes | None
+    schema: TableSchema | None
+    partial: bool
+    offset: int
+
+
+class Batch(NamedTuple):
+    """What one write brings to one partition of one topic, reduced to one row per key.
+
+    Apply in this order: first the floor, then the rows. `floor` (0 = none) comes from a truncate or sweep marker:
+    every row of this topic *and partition* that the store holds with a version below `floor` goes, and later writes
+    below it must lose. Rows of the batch older than the floor are in `superseded` (keys with the floor's version), not
+    in `rows`; a store that cannot check a floor atomically deletes those by key with the floor's version.
+
+    `next_offset` is where reading goes on after this batch.
+    """
+
+    topic: str
+    partition: int
+    floor: int
+    rows: Sequence[Row]
+    superseded: Sequence[bytes]
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that the store will never take, and why (without the row's values)."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOffset:
+    """An offset kept by the store itself, with the id of the topic it belongs to."""
+
+    offset: int
+    topic_id: str
+
+
+class Sink(ABC):
+    """One store. Plain synchronous code, used by one thread.
+
+    Idempotence is the store's duty, and the contract's heart: whatever is written twice, late, out of order or by a
+    process that should be dead, the store keeps for each key the row with the highest version. So a write lands only
+    if its version is *greater* than what the store holds for the key, for the key's tombstone, and not below the floor
+    of the key's (topic, partition). Deletes therefore leave a tombstone that keeps the version, for longer than any
+    replay or zombie can last (see each sink).
+    """
+
+    owns_offsets: ClassVar[bool] = False
+    """True: rows and offsets go to the store in one transaction, and on start reading begins at the store's offsets."""
+
+    single_worker: ClassVar[bool] = False
+    """True: only one process may hold the store (an embedded one)."""
+
+    @abstractmethod
+    def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
+        """Take the configuration; connect to nothing. Raises ConfigurationError when it cannot work."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect, create what is missing, and claim the store: a new generation, so that writes of an older process
+        of this sink lose (FencedError there) wherever the store can tell.
+
+        Raises UnreachableError (server gone, credentials), PermanentError (store unusable, with what to do).
+        """
+
+    def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
+        """Where reading goes on, per partition that was ever started; for sinks that own their offsets."""
+        return {}
+
+    @abstractmethod
+    def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
+        """Apply `batches`. On return everything but the rejected rows is durable, as far as the store promises that.
+
+        At least once per record, in order per key; an empty sequence and an empty batch are fine. Rows of one batch
+        have distinct keys. A row that the store refuses for good is returned, and must not keep the others from being
+        applied; what may succeed later raises TransientError, and nothing or any part of the batches may have been
+        applied then: the same batches come again. A sink that owns its offsets stores each batch's `next_offset` with
+        the topic's id from `topic_ids` in the same transaction as its rows.
+
+        Raises TransientError, FencedError (a newer generation claimed the store), PermanentError.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Safe to call twice."""

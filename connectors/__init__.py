@@ -1,0 +1,1 @@
+"""Connectors: the bytes of one source database's log, turned into change events."""

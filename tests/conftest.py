@@ -1,0 +1,8 @@
+"""Fixtures live beside what they start: one module per server."""
+
+pytest_plugins = [
+    "tests.servers.postgres",
+    "tests.servers.kafka",
+    "tests.servers.opensearch",
+    "tests.servers.redis",
+]
