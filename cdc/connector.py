@@ -70,11 +70,11 @@ class Connector(ABC):
 
     @abstractmethod
     def leftovers(self) -> list[str]:
-        """What ``cleanup`` would drop in the database, one sentence each (slot, publication). Raises UnreachableError."""
+        """What ``cleanup`` would drop in the database, a sentence each. Raises UnreachableError."""
 
     @abstractmethod
     def cleanup(self) -> None:
-        """Drop what :meth:`leftovers` lists, as far as this connector made it."""
+        """Drop what :meth:`leftovers` lists, as far as we made it."""
 
     @abstractmethod
     def farewell(self) -> str:
