@@ -1,1 +1,28 @@
-"""Formats: how an envelope and its values are rendered on the log."""
+"""How rows and envelopes are rendered on the log, and what a format hands to the generator of hot-path functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A piece of generated code: a Python expression over the variable ``v``, and the objects its names stand for.
+
+    A connector's fragment turns wire bytes into the native form of a logical type, a format's fragment turns that into
+    rendered bytes:
+
+    =====================================================  =======================================
+    kind                                                   native form
+    =====================================================  =======================================
+    ``boolean``                                            ``bool``
+    integers, decimal, floats, uuid, temporal              ASCII bytes of the canonical text
+    ``string json enum other``                             UTF-8 bytes
+    ``bytes``                                              the raw bytes
+    ``array``                                              list of canonical values
+    =====================================================  =======================================
+    """
+
+    expression: str
+    names: Mapping[str, object] = field(default_factory=dict)
