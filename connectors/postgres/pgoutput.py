@@ -315,9 +315,9 @@ def decode_frame(frame: bytes) -> XLogData | Keepalive:
 _STATUS = struct.Struct(">cQQQqB")
 
 
-def standby_status(lsn: int, clock: int, reply: bool = False) -> bytes:
-    """A standby status update: everything up to `lsn` is safe with us. `clock` is µs since 1970.
+def standby_status(written: int, flushed: int, clock: int, reply: bool = False) -> bytes:
+    """A standby status update: WAL up to `written` was received, up to `flushed` it may be discarded.
 
-    With `reply` the server is asked to answer at once.
+    `clock` is µs since 1970. With `reply` the server is asked to answer at once.
     """
-    return _STATUS.pack(b"r", lsn, lsn, lsn, clock - EPOCH_OFFSET_MICROSECONDS, reply)
+    return _STATUS.pack(b"r", written, flushed, flushed, clock - EPOCH_OFFSET_MICROSECONDS, reply)
