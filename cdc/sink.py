@@ -79,6 +79,8 @@ class Sink(ABC):
     replay or zombie can last (see each sink).
     """
 
+    Config: ClassVar[type[SinkConfig]]
+
     owns_offsets: ClassVar[bool] = False
     """True: rows and offsets go to the store in one transaction, and on start reading begins at the store's offsets."""
 

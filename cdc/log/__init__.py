@@ -13,7 +13,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
 
 from cdc.config.fields import Model
 from schemas.table import TableSchema
@@ -171,8 +173,39 @@ Revoked = Callable[[Sequence[TopicPartition]], None]
 """Called in `poll` or `close` before partitions go to another member; last chance to commit."""
 
 
+class FormatConfig(Model):
+    """How values are rendered: ``log.format``."""
+
+    type: str = "json"
+    profile: Literal["readable", "debezium"] = "readable"
+
+
+class TopicsConfig(Model):
+    """What topics are called and how they are made: ``log.topics``. A log's own model may add fields."""
+
+    name: str = "{pipeline}.{schema}.{table}"
+    """Template of the topic names: ``{pipeline}``, ``{source}``, ``{schema}``, ``{table}``."""
+    partitions: int = Field(default=6, gt=0)
+    cleanup: Literal["compact", "keep"] = "compact"
+    """``compact``: only superseded records ever go; ``keep``: nothing goes."""
+
+
+class LogConfig(Model):
+    """What every log's configuration has; an implementation's model adds its fields."""
+
+    type: str
+    topics: TopicsConfig = TopicsConfig()
+    format: FormatConfig = FormatConfig()
+
+
 class Log(ABC):
     """One log of one pipeline. Cheap to create; connects on first use."""
+
+    Config: ClassVar[type[LogConfig]]
+
+    @abstractmethod
+    def __init__(self, config: LogConfig, pipeline: str) -> None:
+        """Take the configuration; connect to nothing. Raises ConfigurationError."""
 
     @abstractmethod
     def topics(self) -> Mapping[str, Topic]:
@@ -236,16 +269,3 @@ class Log(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything. Safe to call twice."""
-
-
-class LogConfig(Model):
-    """What every log's configuration has; an implementation's model adds its fields."""
-
-    type: str
-
-
-class FormatConfig(Model):
-    """How values are rendered: ``log.format``."""
-
-    type: str = "json"
-    profile: str = "readable"
