@@ -13,11 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from string import Formatter
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from cdc.config.fields import Model
+from cdc.config.fields import Duration, Model
 from schemas.table import TableSchema
 
 
@@ -180,21 +181,11 @@ class FormatConfig(Model):
     profile: Literal["readable", "debezium"] = "readable"
 
 
-class TopicsConfig(Model):
-    """What topics are called and how they are made: ``log.topics``. A log's own model may add fields."""
-
-    name: str = "{pipeline}.{schema}.{table}"
-    """Template of the topic names: ``{pipeline}``, ``{source}``, ``{schema}``, ``{table}``."""
-    partitions: int = Field(default=6, gt=0)
-    cleanup: Literal["compact", "keep"] = "compact"
-    """``compact``: only superseded records ever go; ``keep``: nothing goes."""
-
-
 class Expire(Model):
     """Cleanup by age: ``cleanup: {expire: 7d}``."""
 
     expire: Duration = Field(gt=0)
-    """Records older than this are removed; the log then no longer holds every row, so ``rebuild --from log`` refuses."""
+    """Records older than this go. The log then no longer holds every row, so ``rebuild --from log`` refuses."""
 
 
 _FIELDS: Final = {"pipeline", "source", "schema", "table"}
@@ -215,21 +206,14 @@ def _template(value: str) -> str:
 
 
 class TopicsConfig(Model):
-    """How topics are named and made: ``log.topics``."""
+    """What topics are called and how they are made: ``log.topics``. A log's own model may add fields."""
 
     name: Annotated[str, AfterValidator(_template)] = "{pipeline}.{schema}.{table}"
-    """Template of a table's topic; fields: ``{pipeline} {source} {schema} {table}``."""
+    """Template of the topic names: ``{pipeline}``, ``{source}``, ``{schema}``, ``{table}``."""
     partitions: int = Field(default=6, gt=0, le=1024)
-    """Partitions of a new topic. Later changes do not touch topics that exist: keys would move."""
+    """Partitions of a new topic. Topics that exist keep theirs: keys would move."""
     cleanup: Literal["compact", "keep"] | Expire = "compact"
-    """What may go: superseded records only (``compact``), nothing (``keep``), or by age (``expire: 7d``)."""
-
-
-class FormatConfig(Model):
-    """How values are rendered: ``log.format``."""
-
-    type: str = "json"
-    profile: str = "readable"
+    """``compact``: only superseded records ever go; ``keep``: nothing goes; ``{expire: 7d}``: age goes."""
 
 
 class LogConfig(Model):
@@ -238,3 +222,76 @@ class LogConfig(Model):
     type: str
     topics: TopicsConfig = TopicsConfig()
     format: FormatConfig = FormatConfig()
+
+
+class Log(ABC):
+    """One log of one pipeline. Cheap to create; connects on first use."""
+
+    Config: ClassVar[type[LogConfig]]
+
+    @abstractmethod
+    def __init__(self, config: LogConfig, pipeline: str) -> None:
+        """Take the configuration; connect to nothing. Raises ConfigurationError."""
+
+    @abstractmethod
+    def topics(self) -> Mapping[str, Topic]:
+        """The pipeline's data topics by name (internal ones left out)."""
+
+    @abstractmethod
+    def create_topics(self, names: Collection[str]) -> None:
+        """Create those of `names` that do not exist, and the internal topics, as configured."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Delete all topics, groups and states of this pipeline. For ``cdc cleanup``."""
+
+    @abstractmethod
+    def writer(self, source: str) -> LogWriter:
+        """A writer for `source`; not yet fenced."""
+
+    @abstractmethod
+    def reader(
+        self,
+        group: str | None,
+        topics: Callable[[str], bool],
+        on_assigned: Assigned,
+        on_revoked: Revoked,
+        max_bytes: int = 8 << 20,
+    ) -> LogReader:
+        """A reader of the topics whose name passes `topics`. Without a group it has all partitions for itself."""
+
+    @abstractmethod
+    def committed(self, group: str) -> Mapping[TopicPartition, Committed]:
+        """The group's committed offsets."""
+
+    @abstractmethod
+    def start_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The first offset that can still be read, per partition."""
+
+    @abstractmethod
+    def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The high watermark per partition: the offset that the next record would get."""
+
+    @abstractmethod
+    def schemas(self) -> Mapping[bytes, TableSchema]:
+        """All schema records that are committed now, by schema id."""
+
+    @abstractmethod
+    def positions(self) -> Mapping[str, bytes]:
+        """The committed position of each source, without taking over from its writer."""
+
+    @abstractmethod
+    def next_epoch(self, at_least: int = 1) -> int:
+        """Draw the pipeline's next epoch: greater than any drawn before, and ≥ `at_least`. Durable on return."""
+
+    @abstractmethod
+    def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
+        """Store a small JSON document under (`kind`, `name`): the last one wins, None removes it. Durable on return."""
+
+    @abstractmethod
+    def states(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
+        """All states of a kind by name."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Safe to call twice."""
