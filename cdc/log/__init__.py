@@ -198,8 +198,8 @@ def _template(value: str) -> str:
         raise ValueError(f"is no template: {error}") from error
     if unknown := fields - _FIELDS:
         raise ValueError(f"unknown field {{{min(unknown)}}}, known: {{pipeline}} {{source}} {{schema}} {{table}}")
-    if missing := {"schema", "table"} - fields:
-        raise ValueError(f"needs {{{min(missing)}}}: otherwise the rows of several tables share one topic")
+    if "table" not in fields:
+        raise ValueError("needs {table}: otherwise the rows of several tables share one topic")
     if not fields & {"pipeline", "source"} and value.startswith("{"):
         raise ValueError("needs {pipeline}, {source} or a text of its own in front, to tell its topics from others'")
     return value

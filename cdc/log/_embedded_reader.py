@@ -1,0 +1,248 @@
+"""The embedded log's reader: looks at the sources' files, holding no transaction between polls."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cdc.errors import GapError, TransientError
+from cdc.log import Assigned, Committed, Fetched, LogReader, Record, Revoked, Topic, TopicPartition
+from cdc.log._sqlite import OFFSET_BITS, OFFSET_MASK, connect, explaining, opened, transaction
+
+LOOK_EVERY_SECONDS: Final = 1.0
+"""How often the reader looks for new topics and files."""
+SHORTEST_NAP: Final = 0.0005
+LONGEST_NAP: Final = 0.004
+"""Between two looks at the files while nothing comes; a look costs microseconds."""
+RECORD_OVERHEAD: Final = 200
+
+_record: Callable[[tuple[int, bytes, bytes | None, bytes, int]], Record] = partial(tuple.__new__, Record)
+_SELECT: Final = (
+    "SELECT id & 0xffffffffff, key, value, header, timestamp FROM records WHERE id >= ? AND id < ? ORDER BY id"
+)
+
+
+@dataclass(slots=True)
+class _Place:
+    """An assigned partition: where reading is, and where its records lie (`file` is None before the first one)."""
+
+    next_offset: int
+    topic_id: str
+    file: str | None = None
+    number: int = 0
+    end: int = 0
+    paused: bool = False
+
+
+class _File:
+    """A source's file, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.connection = connect(path, read_only=True)
+        self._version = -1
+        self.heads: dict[tuple[str, int], tuple[int, int, int]] = {}
+
+    def changed(self) -> bool:
+        """Whether somebody committed since the last call; then `heads` is read anew."""
+        version = self.connection.execute("PRAGMA data_version").fetchone()[0]
+        if version == self._version:
+            return False
+        rows = self.connection.execute("SELECT topic, partition, number, start_offset, next_offset FROM partitions")
+        self.heads = {(row[0], row[1]): row[2:] for row in rows.fetchall()}
+        self._version = version
+        return True
+
+
+class EmbeddedReader(LogReader):
+    """Reads all partitions of the matching topics. A group has one member at a time, ensured by a lock on a file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        group: str | None,
+        wanted: Callable[[], Mapping[str, tuple[Topic, str | None]]],
+        on_assigned: Assigned,
+        on_revoked: Revoked,
+        max_bytes: int,
+    ) -> None:
+        self._folder = folder
+        self._groups = folder / "groups.db"
+        self._group = group
+        self._wanted = wanted
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._max_bytes = max_bytes
+        self._places: dict[TopicPartition, _Place] = {}
+        self._files: dict[str, _File] = {}
+        self._looked = float("-inf")
+        self._first = 0
+        self._lock = None if group is None else self._join(group)
+
+    def poll(self, timeout: float) -> list[Fetched]:
+        deadline = time.monotonic() + timeout
+        nap = SHORTEST_NAP
+        while True:
+            now = time.monotonic()
+            if now - self._looked >= LOOK_EVERY_SECONDS:
+                self._look()
+                self._looked = now
+            with explaining(self._folder):
+                fetched = self._fetch()
+            left = deadline - time.monotonic()
+            if fetched or left <= 0:
+                return fetched
+            time.sleep(min(nap, left))
+            nap = min(nap * 1.5, LONGEST_NAP)
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        if self._group is None:
+            raise ValueError("a reader without a group has nothing to commit")
+        rows = [(self._group, tp.topic, tp.partition, at, self._places[tp].topic_id) for tp, at in offsets.items()]
+        with opened(self._groups) as connection, transaction(connection):
+            connection.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?, ?)", rows)
+
+    def position(self) -> Mapping[TopicPartition, int]:
+        return {tp: place.next_offset for tp, place in self._places.items()}
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        for tp in partitions:
+            self._places[tp].paused = True
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        for tp in partitions:
+            self._places[tp].paused = False
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        place = self._places[partition]
+        self._check(partition, place, offset)
+        place.next_offset = offset
+
+    def close(self) -> None:
+        assigned, self._places = list(self._places), self._places
+        if assigned and self._lock is not None:
+            self._on_revoked(assigned)
+        self._places = {}
+        for file in self._files.values():
+            file.connection.close()
+        self._files = {}
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _join(self, group: str) -> int:
+        path = self._folder / f"group-{group}.lock"
+        with explaining(path):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(lock, 20, 0).decode() or "?"
+                os.close(lock)
+                raise TransientError(
+                    f"process {holder} reads the embedded log as group {group!r} already; it has one member at a time",
+                    hint="stop that process, or use the Kafka log to spread a sink over several",
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        return lock
+
+    def _look(self) -> None:
+        """Find new topics and assign their partitions; notice topics that are gone or were made anew."""
+        wanted = self._wanted()
+        for tp, place in self._places.items():
+            topic = wanted.get(tp.topic)
+            if topic is None or topic[0].id != place.topic_id:
+                raise _gap(tp, "was deleted" if topic is None else "was deleted and made anew")
+        new: dict[TopicPartition, _Place] = {}
+        for name, (topic, source) in wanted.items():
+            file = None if source is None else f"source-{source}.db"
+            if file is not None and file not in self._files and (self._folder / file).exists():
+                with explaining(self._folder / file):
+                    self._files[file] = _File(self._folder / file)
+            for index in range(topic.partitions):
+                tp = TopicPartition(name, index)
+                place = self._places.get(tp) or new.setdefault(tp, _Place(0, topic.id))
+                place.file = file
+        if new:
+            with explaining(self._folder):
+                for opened_file in self._files.values():
+                    opened_file.changed()
+            self._start(new)
+
+    def _start(self, new: Mapping[TopicPartition, _Place]) -> None:
+        stored: Mapping[TopicPartition, Committed] = {}
+        if self._group is not None:
+            stored = committed(self._groups, self._group)
+        for tp, offset in self._on_assigned(list(new)).items():
+            place = new[tp]
+            known = stored.get(tp)
+            if known is not None and known.offset == offset and known.topic_id != place.topic_id:
+                raise _gap(tp, "was deleted and made anew since the offset was committed")
+            self._check(tp, place, offset)
+            place.next_offset = offset
+        self._places.update(new)
+
+    def _check(self, tp: TopicPartition, place: _Place, offset: int) -> None:
+        start = 0
+        if place.file in self._files:
+            place.number, start, place.end = self._files[place.file].heads.get(tp, (0, 0, 0))
+        if not start <= offset <= place.end:
+            raise _gap(tp, f"has offsets {start} to {place.end}, which {offset} is not among")
+
+    def _fetch(self) -> list[Fetched]:
+        changed = [name for name, file in self._files.items() if file.changed()]
+        if changed:
+            for tp, place in self._places.items():
+                if place.file in changed:
+                    self._check(tp, place, place.next_offset)
+        ready = [(tp, place) for tp, place in self._places.items() if place.next_offset < place.end]
+        ready = [(tp, place) for tp, place in ready if not place.paused]
+        fetched: list[Fetched] = []
+        budget = self._max_bytes
+        # Begin with another partition each time, so that a long one does not starve the rest.
+        self._first = (self._first + 1) % max(len(ready), 1)
+        for tp, place in ready[self._first :] + ready[: self._first]:
+            records, size = self._read(place, budget)
+            place.next_offset = records[-1].offset + 1 if records else place.end
+            fetched.append(Fetched(tp.topic, tp.partition, records, place.next_offset))
+            budget -= size
+            if budget <= 0:
+                break
+        return fetched
+
+    def _read(self, place: _Place, budget: int) -> tuple[list[Record], int]:
+        assert place.file is not None
+        first = place.number << OFFSET_BITS
+        size = 0
+        records: list[Record] = []
+        cursor = self._files[place.file].connection.execute(_SELECT, (first | place.next_offset, first | place.end))
+        for row in cursor:
+            records.append(_record(row))
+            value = row[2]
+            size += RECORD_OVERHEAD if value is None else RECORD_OVERHEAD + len(value)
+            if size >= budget:
+                break
+        cursor.close()
+        return records, size
+
+
+def committed(groups: Path, group: str) -> dict[TopicPartition, Committed]:
+    """The committed offsets of `group`."""
+    with opened(groups, read_only=True) as connection:
+        rows = connection.execute(
+            "SELECT topic, partition, offset, topic_id FROM offsets WHERE consumer_group = ?", (group,)
+        ).fetchall()
+    return {TopicPartition(topic, index): Committed(offset, topic_id) for topic, index, offset, topic_id in rows}
+
+
+def _gap(tp: TopicPartition, what: str) -> GapError:
+    return GapError(
+        f"partition {tp.partition} of topic {tp.topic!r} {what}", hint="rebuild the store: what was missed is not known"
+    )
