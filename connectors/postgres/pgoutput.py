@@ -1,4 +1,4 @@
-"""Messages of the logical streaming replication protocol, version 1, as pgoutput sends them: bytes in, frozen classes out.
+"""Messages of the logical streaming replication protocol, version 1, as pgoutput sends them: bytes to frozen classes.
 
 https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html and, for the frames around them,
 https://www.postgresql.org/docs/current/protocol-replication.html. Fields stand in the manual's order.
@@ -20,7 +20,7 @@ from cdc.event import UNCHANGED, Unchanged
 EPOCH_OFFSET_MICROSECONDS: Final = 946_684_800_000_000
 """From 1970-01-01, our clock, to 2000-01-01, the server's."""
 
-WireTuple = list[Union[None, bytes, Unchanged]]  # noqa: UP007 - evaluated at run time
+WireTuple = list[Union[bytes, Unchanged, None]]  # noqa: UP007 - evaluated at run time
 """One row as sent: per column SQL NULL, the value's text, or UNCHANGED (a TOASTed value that was not sent)."""
 
 

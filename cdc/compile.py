@@ -1,0 +1,368 @@
+"""The one generator of hot-path functions: from a source's wire bytes to finished records, per table.
+
+A connector says how rows lie in its bytes (:class:`Wire`) and how a value's bytes become its native form, the format
+says how that is rendered; what is static is put into templates here, once, so that nothing is interpreted per column
+when rows stream. The generated source is readable; see :attr:`CompiledTable.source`.
+
+Generated functions append records to a list and return how many versions they used. They take the common way only: a
+value that was not sent, a null key, bytes that do not fit, anything odd makes them return 0 with nothing appended, and
+the caller decodes the message plainly, which either yields the records or says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cdc.errors import DecodeError
+from cdc.event import Operation
+from cdc.formats import Fragment
+from cdc.formats.envelope import AFTER, BEFORE, TransactionParts, absent, operation_part, table_part
+from cdc.formats.json import dumps, key_form, rendering
+from cdc.log import Produced
+from cdc.record import KEY_CHANGE, LAYOUT, TOMBSTONE, pack_header
+from schemas.table import Column, TableSchema
+from schemas.types import LogicalType
+
+Append = Callable[[Produced], None]
+RowFunction = Callable[[Append, bytes, int, TransactionParts, int, int], int]
+"""``function(append, message, offset, transaction, version, ordinal) -> versions used``, 0: take the plain way."""
+ReadFunction = Callable[[Append, Iterable[bytes], TransactionParts, int, Set[bytes]], int]
+"""``function(append, lines, transaction, version, skip) -> next version``; rows whose key is in `skip` are dropped.
+
+Raises DecodeError for a line that does not fit; records of the lines before it have been appended.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How rows lie in a connector's bytes: code for the generator.
+
+    The code reads ``m`` at ``i`` and moves ``i``; where bytes do not fit, or a value was not sent, it raises
+    ValueError.
+    """
+
+    fragment: Callable[[LogicalType, str], Fragment]
+    """The code that turns a column's bytes ``v`` into its native form; the text is unique to the column."""
+    open: str
+    """Begins a new row image."""
+    value: str
+    """Reads a column: a line ``{value}`` where ``v`` holds its bytes, a line ``{null}`` where it is null."""
+    close: str = ""
+    """Ends a message."""
+    open_old: str = ""
+    """Begins an old row image."""
+    skip: str = ""
+    """Passes over a column of an old image that is not part of the replica identity."""
+    has_old: str = ""
+    """The expression that tells whether an update has an old image."""
+    lsn: str = ""
+    """Sets ``lsn``."""
+    names: Mapping[str, object] = field(default_factory=dict)
+    """What the names in the code stand for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledTable:
+    """The functions of one table, and their source for those who want to look."""
+
+    insert: RowFunction
+    update: RowFunction
+    delete: RowFunction
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRead:
+    """The function that turns a snapshot's lines into records, and its source."""
+
+    read: ReadFunction
+    source: str
+
+
+_ODD: Final = (ValueError, IndexError, KeyError, DecodeError)
+"""What generated code may meet in bytes that do not fit."""
+
+
+_INSERT: Final = """
+def insert(append, m, i, transaction, version, ordinal):
+    try:
+        {open}
+        {read}
+        {close}
+        {lsn}
+        head, middle, ids, tail = transaction
+        key = KEY
+        after = IMAGE
+        value = VALUE
+    except ODD:
+        return 0
+    append(new(Produced, (TOPIC, key, value, HEADER)))
+    return 1
+"""
+
+_UPDATE: Final = """
+def update(append, m, i, transaction, version, ordinal):
+    try:
+        old_key = None
+        before = b"null"
+        if HAS_OLD:
+            {open_old}
+            {read_old}
+            old_key = OLD_KEY
+            before = OLD_IMAGE
+        {open}
+        {read}
+        {close}
+        {lsn}
+        head, middle, ids, tail = transaction
+        key = KEY
+        after = IMAGE
+        if old_key is None or old_key == key:
+            value = VALUE
+            deleted = None
+        else:
+            deleted = DELETED
+            value = CREATED
+    except ODD:
+        return 0
+    if deleted is None:
+        append(new(Produced, (TOPIC, key, value, HEADER)))
+        return 1
+    append(new(Produced, (TOPIC, old_key, deleted, DELETE_HEADER)))
+    append(new(Produced, (TOPIC, old_key, None, TOMBSTONE_HEADER)))
+    version += 1
+    append(new(Produced, (TOPIC, key, value, CREATE_HEADER)))
+    return 2
+"""
+
+_DELETE: Final = """
+def delete(append, m, i, transaction, version, ordinal):
+    try:
+        {open_old}
+        {read_old}
+        {close}
+        {lsn}
+        head, middle, ids, tail = transaction
+        key = OLD_KEY
+        before = OLD_IMAGE
+        value = VALUE
+    except ODD:
+        return 0
+    append(new(Produced, (TOPIC, key, value, HEADER)))
+    append(new(Produced, (TOPIC, key, None, TOMBSTONE_HEADER)))
+    return 1
+"""
+
+_READ: Final = """
+def read(append, lines, transaction, version, skip):
+    ordinal = 0
+    head, _, ids, tail = transaction
+    for m in lines:
+        try:
+            {open}
+            {read}
+            {close}
+            key = KEY
+            if key in skip:
+                continue
+            after = IMAGE
+            value = VALUE
+        except ODD as error:
+            raise DecodeError(f"a row of {TOPIC} read by a snapshot does not fit its columns") from error
+        append(new(Produced, (TOPIC, key, value, HEADER)))
+        version += 1
+    return version
+"""
+
+
+def compile_table(
+    schema: TableSchema, wire: Wire, old_columns: Collection[str], not_null: Collection[str] = ()
+) -> CompiledTable:
+    """The functions that turn a table's streamed rows into records.
+
+    `old_columns` names the columns that an old image has under the table's replica identity; the key must be among
+    them. `not_null` names the NOT NULL columns, for the defaults that the debezium profile fabricates.
+    """
+    if not set(schema.key) <= set(old_columns):
+        raise ValueError(f"the key of {schema.topic} is not part of the old image")
+    code = _Code(schema, wire)
+    read, read_old = code.read("c"), code.read("o", old_columns)
+    image, old_image = code.image("c"), code.image("o", old_columns, not_null)
+    deleted = code.envelope(Operation.DELETE, before=True, after=False)
+    insert = _fill(
+        _INSERT,
+        {"open": wire.open, "read": read, "close": wire.close, "lsn": wire.lsn},
+        KEY=code.key("c"),
+        IMAGE=image,
+        VALUE=code.envelope(Operation.CREATE, before=False, after=True),
+        HEADER=code.header(Operation.CREATE, 0, len(BEFORE + b"null" + AFTER)),
+    )
+    update = _fill(
+        _UPDATE,
+        {
+            "open": wire.open,
+            "read": read,
+            "open_old": wire.open_old,
+            "read_old": read_old,
+            "close": wire.close,
+            "lsn": wire.lsn,
+        },
+        HAS_OLD=wire.has_old,
+        OLD_KEY=code.key("o"),
+        OLD_IMAGE=old_image,
+        KEY=code.key("c"),
+        IMAGE=image,
+        VALUE=code.envelope(Operation.UPDATE, before=True, after=True),
+        DELETED=deleted,
+        CREATED=code.envelope(Operation.CREATE, before=False, after=True),
+        HEADER=code.header(Operation.UPDATE, 0, f"{len(BEFORE + AFTER)} + len(before)"),
+        DELETE_HEADER=code.header(Operation.DELETE, KEY_CHANGE, None),
+        TOMBSTONE_HEADER=code.header(Operation.DELETE, KEY_CHANGE | TOMBSTONE, None),
+        CREATE_HEADER=code.header(Operation.CREATE, KEY_CHANGE, len(BEFORE + b"null" + AFTER)),
+    )
+    delete = _fill(
+        _DELETE,
+        {"open_old": wire.open_old, "read_old": read_old, "close": wire.close, "lsn": wire.lsn},
+        OLD_KEY=code.key("o"),
+        OLD_IMAGE=old_image,
+        VALUE=deleted,
+        HEADER=code.header(Operation.DELETE, 0, None),
+        TOMBSTONE_HEADER=code.header(Operation.DELETE, TOMBSTONE, None),
+    )
+    source = f"{insert}\n\n\n{update}\n\n\n{delete}\n"
+    compiled = code.compile(source)
+    return CompiledTable(compiled["insert"], compiled["update"], compiled["delete"], source)
+
+
+def compile_read(schema: TableSchema, wire: Wire) -> CompiledRead:
+    """The function that turns the rows that a snapshot read into records."""
+    code = _Code(schema, wire)
+    source = _fill(
+        _READ,
+        {"open": wire.open, "read": code.read("c"), "close": wire.close},
+        KEY=code.key("c"),
+        IMAGE=code.image("c"),
+        VALUE=code.envelope(Operation.READ, before=False, after=True),
+        HEADER=code.header(Operation.READ, 0, len(BEFORE + b"null" + AFTER)),
+    )
+    return CompiledRead(code.compile(source)["read"], source)
+
+
+class _Code:
+    """Generates the pieces of one table's functions, and collects what the names in them stand for."""
+
+    def __init__(self, schema: TableSchema, wire: Wire) -> None:
+        self._schema = schema
+        self._wire = wire
+        self._key = {name: schema.columns.index(schema.by_name[name]) for name in schema.key}
+        self._names: dict[str, object] = {
+            **wire.names,
+            "new": tuple.__new__,
+            "Produced": Produced,
+            "pack": pack_header,
+            "DecodeError": DecodeError,
+            "ODD": _ODD,
+            "TOPIC": schema.topic,
+            "SCHEMA": schema.id,
+        }
+
+    def read(self, prefix: str, sent: Collection[str] | None = None) -> str:
+        """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns."""
+        return "\n".join(
+            _fill(self._wire.value, {"value": self._value(index, column, prefix), "null": self._null(index, prefix)})
+            if sent is None or column.name in sent
+            else self._wire.skip
+            for index, column in enumerate(self._schema.columns)
+        )
+
+    def _value(self, index: int, column: Column, prefix: str) -> str:
+        """Statements that render ``v``, and once more as it stands in the key where that differs (``{prefix}k0``)."""
+        name = f"c{index}"
+        native = self._use(self._wire.fragment(column.type, name))
+        rendered = self._use(rendering(column.type, self._schema.profile, name))
+        lines = [] if native == "v" else [f"v = {native}"]
+        lines.append(f"{prefix}{index} = {rendered}")
+        form = key_form(column) if index in self._key.values() else None
+        if form is not None:
+            lines += [f"v = {self._use(form)}", f"{prefix}k{index} = {rendered}"]
+        return "\n".join(lines)
+
+    def _null(self, index: int, prefix: str) -> str:
+        return "raise ValueError" if index in self._key.values() else f'{prefix}{index} = b"null"'
+
+    def _use(self, fragment: Fragment) -> str:
+        self._names.update(fragment.names)
+        return fragment.expression
+
+    def key(self, prefix: str) -> str:
+        """The expression of the record key."""
+        members, values = [], []
+        for name, index in self._key.items():
+            members.append(_escape(dumps(name)) + b":%b")
+            values.append(f"{prefix}{index}" if key_form(self._schema.columns[index]) is None else f"{prefix}k{index}")
+        return _format(b"{" + b",".join(members) + b"}", values)
+
+    def image(self, prefix: str, sent: Collection[str] | None = None, not_null: Collection[str] = ()) -> str:
+        """The expression of a row image; `sent` (None: all) names the columns that an old image has."""
+        members, values = [], []
+        for index, column in enumerate(self._schema.columns):
+            name = _escape(dumps(column.name)) + b":"
+            if sent is None or column.name in sent:
+                members.append(name + b"%b")
+                values.append(f"{prefix}{index}")
+            elif (stand_in := absent(column, self._schema.profile, not_null, old=True)) is not None:
+                members.append(name + _escape(stand_in))
+        return _format(b"{" + b",".join(members) + b"}", values)
+
+    def envelope(self, operation: Operation, *, before: bool, after: bool) -> str:
+        """The expression of a record's value, from ``before``, ``after``, ``lsn`` and the transaction's parts."""
+        images = BEFORE + (b"%b" if before else b"null") + AFTER + (b"%b" if after else b"null") + b",%b"
+        values = ["before"] * before + ["after"] * after + ["head"]
+        table = _escape(table_part(self._schema))
+        if operation is Operation.READ:
+            source = table + b"%b"
+            values += ["ids"]
+        else:
+            source = b"%b%b" + table + b"%b%b"
+            values += ["lsn", "middle", "ids", "lsn"]
+        return _format(images + source + _escape(operation_part(operation)) + b"%b", [*values, "tail"])
+
+    def header(self, operation: Operation, flags: int, start: int | str | None) -> str:
+        """The expression of a record's header; `start` is where ``after`` begins, None when there is none."""
+        place = "0, 0" if start is None else f"{start}, len(after)"
+        return f"pack({LAYOUT}, {operation.encode()!r}, {flags}, ordinal, version, SCHEMA, {place})"
+
+    def compile(self, source: str) -> dict[str, Any]:
+        """The names that `source` defines."""
+        namespace = dict(self._names)
+        exec(compile(source, f"<generated for {self._schema.topic}>", "exec"), namespace)  # noqa: S102 - our own text
+        return namespace
+
+
+def _escape(static: bytes) -> bytes:
+    """Static bytes as part of a ``%`` template."""
+    return static.replace(b"%", b"%%")
+
+
+def _format(template: bytes, values: Sequence[str]) -> str:
+    """The expression that fills `template`."""
+    return f"{template!r} % ({', '.join(values)},)" if values else repr(template % ())
+
+
+_WORD: Final = re.compile(r"\b[A-Z_]+\b")
+
+
+def _fill(template: str, lines: Mapping[str, str], **expressions: str) -> str:
+    """Put code in place of the lines ``{name}`` of a template, at their indentation, and expressions for NAMES."""
+    filled = []
+    for line in template.strip("\n").split("\n"):
+        code = line.strip()
+        if code[:1] == "{" and code[1:-1] in lines:
+            filled.append(textwrap.indent(lines[code[1:-1]].strip("\n"), line[: line.index("{")]))
+        else:
+            filled.append(_WORD.sub(lambda word: expressions.get(word.group(), word.group()), line))
+    return "\n".join(line for line in filled if line.strip())

@@ -1,0 +1,210 @@
+"""The envelope around a row: Debezium's, byte by byte, and the plain way to a finished record.
+
+    {"before":…,"after":…,"source":{…},"transaction":null,"op":"c","ts_ms":…,"ts_us":…,"ts_ns":…}
+
+What is the same for all rows of a transaction is formatted once (:class:`TransactionParts`), what is the same for all
+rows of a table is part of the generated code. :func:`plain_records` makes the same records from canonical values: the
+oracle of the generated path, and the way of rows that need a closer look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from cdc import __version__
+from cdc.errors import DecodeError
+from cdc.event import UNCHANGED, Operation, Value
+from cdc.formats import debezium
+from cdc.formats.json import dumps, key_value, render
+from cdc.log import Produced
+from cdc.record import KEY_CHANGE, LAYOUT, PARTIAL, TOMBSTONE, pack_header
+from schemas.table import Column, TableSchema
+
+BEFORE: Final = b'{"before":'
+AFTER: Final = b',"after":'
+
+
+class TransactionParts(NamedTuple):
+    """The parts of the envelope that are the same for all rows of one transaction, in their order.
+
+    Between `head` and `middle` stands the row's LSN, between `middle` and `ids` the table, and after `ids` the LSN
+    again. Rows read by a snapshot have no LSN: there `middle` is empty and `ids` complete.
+    """
+
+    head: bytes
+    middle: bytes
+    ids: bytes
+    tail: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What the ``source`` block says of one source: `connector` (``postgresql``), its `name`, its `database`."""
+
+    connector: str
+    name: str
+    database: str
+
+    def transaction(self, xid: int, commit_time: int, last_commit_lsn: int | None, now: int) -> TransactionParts:
+        """The parts for a streamed transaction.
+
+        `commit_time` is µs, `now` (when we process it) ns since 1970; `last_commit_lsn` is that of the transaction
+        before it, None if there was none.
+        """
+        last = "null" if last_commit_lsn is None else f'\\"{last_commit_lsn}\\"'
+        return TransactionParts(
+            self._head(commit_time, "false") + f'[{last},\\"'.encode(),
+            b'\\"]",' + _fine_times(commit_time),
+            b'"txId":%d,"lsn":' % xid,
+            _processed(now),
+        )
+
+    def reading(self, read_time: int, now: int) -> TransactionParts:
+        """The parts for rows that a snapshot read at `read_time` (µs since 1970)."""
+        head = self._head(read_time, "incremental") + b'[null,null]",' + _fine_times(read_time)
+        return TransactionParts(head, b"", b'"txId":null,"lsn":null', _processed(now))
+
+    def _head(self, time: int, snapshot: str) -> bytes:
+        return b'"source":{"version":%b,"connector":%b,"name":%b,"ts_ms":%d,"snapshot":"%b","db":%b,"sequence":"' % (
+            dumps(__version__),
+            dumps(self.connector),
+            dumps(self.name),
+            time // 1000,
+            snapshot.encode(),
+            dumps(self.database),
+        )
+
+
+def _fine_times(time: int) -> bytes:
+    return b'"ts_us":%d,"ts_ns":%d000,' % (time, time)
+
+
+def _processed(now: int) -> bytes:
+    return b'"ts_ms":%d,"ts_us":%d,"ts_ns":%d}' % (now // 1_000_000, now // 1000, now)
+
+
+def table_part(schema: TableSchema) -> bytes:
+    """The part of ``source`` that names the table."""
+    return b'"schema":%b,"table":%b,' % (dumps(schema.schema), dumps(schema.table))
+
+
+def operation_part(operation: Operation, unchanged: Sequence[str] = ()) -> bytes:
+    """From the end of ``source`` to the operation. `unchanged` names columns that the source did not send."""
+    listed = b',"unchanged":%b' % dumps(unchanged) if unchanged else b""
+    return b',"xmin":null%b},"transaction":null,"op":"%b",' % (listed, operation.encode())
+
+
+def absent(column: Column, profile: str, not_null: Collection[str], old: bool) -> bytes | None:
+    """What stands for a column that was not sent; None: it is left out.
+
+    In an `old` image the debezium profile fabricates null, or the zero of the type where the column is NOT NULL.
+    """
+    if profile != "debezium":
+        return None
+    if not old:
+        return debezium.placeholder(column.type)
+    return debezium.fabricated(column.type) if column.name in not_null else b"null"
+
+
+def plain_records(
+    schema: TableSchema,
+    operation: Operation,
+    before: Sequence[Value] | None,
+    after: Sequence[Value] | None,
+    transaction: TransactionParts,
+    lsn: int | None,
+    version: int,
+    ordinal: int,
+    not_null: Collection[str] = (),
+) -> list[Produced]:
+    """The records of one row event: canonical values in the order of the schema, UNCHANGED where nothing was sent.
+
+    A delete is followed by its tombstone; an update that changes the key is a delete with its tombstone and a create,
+    which take `version` and ``version + 1``. `lsn` is None for a row that a snapshot read. `not_null` names the NOT
+    NULL columns, for the defaults that the debezium profile fabricates.
+
+    Raises DecodeError when a key column is null or was not sent.
+    """
+    records = _Records(schema, transaction, lsn, ordinal, not_null)
+    if operation is Operation.DELETE:
+        return records.delete(before, version, 0)
+    old_key = None if before is None else records.key(before, or_none=True)
+    if operation is Operation.UPDATE and old_key is not None and after is not None and old_key != records.key(after):
+        created = records.row(Operation.CREATE, None, after, version + 1, KEY_CHANGE)
+        return [*records.delete(before, version, KEY_CHANGE), created]
+    return [records.row(operation, before, after, version, 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What the records of one event have in common."""
+
+    schema: TableSchema
+    transaction: TransactionParts
+    lsn: int | None
+    ordinal: int
+    not_null: Collection[str]
+
+    def key(self, values: Sequence[Value], or_none: bool = False) -> bytes | None:
+        members = []
+        for name in self.schema.key:
+            column = self.schema.by_name[name]
+            value = values[self.schema.columns.index(column)]
+            if value is None or value is UNCHANGED:
+                if or_none:
+                    return None
+                raise DecodeError(f"a row of {self.schema.topic} came without its key column {name}")
+            members.append(dumps(name) + b":" + render(column.type, self.schema.profile, key_value(column, value)))
+        return b"{" + b",".join(members) + b"}"
+
+    def image(self, values: Sequence[Value] | None, old: bool) -> bytes:
+        if values is None:
+            return b"null"
+        members = []
+        for column, value in zip(self.schema.columns, values, strict=True):
+            if value is UNCHANGED:
+                rendered = absent(column, self.schema.profile, self.not_null, old)
+            else:
+                rendered = render(column.type, self.schema.profile, value)
+            if rendered is not None:
+                members.append(dumps(column.name) + b":" + rendered)
+        return b"{" + b",".join(members) + b"}"
+
+    def row(
+        self,
+        operation: Operation,
+        before: Sequence[Value] | None,
+        after: Sequence[Value] | None,
+        version: int,
+        flags: int,
+    ) -> Produced:
+        values = before if after is None else after
+        if values is None:
+            raise DecodeError(f"a row of {self.schema.topic} came without any values")
+        key = self.key(values)
+        assert key is not None
+        image = self.image(after, old=False)
+        beginning = BEFORE + self.image(before, old=True) + AFTER
+        columns = self.schema.columns
+        unchanged = [c.name for c, value in zip(columns, after or (), strict=False) if value is UNCHANGED]
+        lsn = b"" if self.lsn is None else b"%d" % self.lsn
+        head, middle, ids, tail = self.transaction
+        rest = (b",", head, lsn, middle, table_part(self.schema), ids, lsn, operation_part(operation, unchanged), tail)
+        place = (len(beginning), len(image)) if after is not None else (0, 0)
+        header = pack_header(
+            LAYOUT,
+            operation.encode(),
+            flags | (PARTIAL if unchanged else 0),
+            self.ordinal,
+            version,
+            self.schema.id,
+            *place,
+        )
+        return Produced(self.schema.topic, key, b"".join((beginning, image, *rest)), header)
+
+    def delete(self, before: Sequence[Value] | None, version: int, flags: int) -> list[Produced]:
+        deleted = self.row(Operation.DELETE, before, None, version, flags)
+        header = pack_header(LAYOUT, b"d", flags | TOMBSTONE, self.ordinal, version, self.schema.id, 0, 0)
+        return [deleted, Produced(self.schema.topic, deleted.key, None, header)]
