@@ -1,0 +1,76 @@
+"""Configuration of a PostgreSQL source."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from cdc.config.fields import ByteSize, Duration, Model, Secret
+from cdc.connector import SourceConfig
+
+
+class SlotConfig(Model):
+    """The replication slot: the server-side cursor that keeps WAL for us."""
+
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,63}$")
+    """Default: ``cdc_{pipeline}_{source}``. One that exists is used, otherwise it is made."""
+
+
+class PublicationConfig(Model):
+    """The publication: the set of tables that the slot streams."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=63)
+    """Default: the slot's name."""
+    manage: Literal["tables", "none"] = "tables"
+    """``tables``: made by us and kept exact with ALTER PUBLICATION; ``none``: a DBA owns it, we only check it."""
+
+
+class SnapshotConfig(Model):
+    """The first reading of rows that exist already."""
+
+    mode: Literal["initial", "never"] = "initial"
+    chunk_bytes: ByteSize = 4 << 20
+    """Most bytes that one chunk holds in memory."""
+    chunk_time_target: Duration = 1.0
+    """How long the database should take for one chunk, seconds; the number of rows per chunk follows."""
+
+
+class TableConfig(Model):
+    """Options of one captured table."""
+
+    snapshot: Literal["initial", "never"] | None = None
+    """Overrides ``snapshot.mode`` for this table."""
+
+
+class PostgresConfig(SourceConfig):
+    """A PostgreSQL database, version 14 to 18."""
+
+    type: Literal["postgres"]
+    url: str
+    """``postgresql://user@host:port/database?sslmode=verify-full``, libpq's parameters; without the password."""
+    password: Secret | None = None
+    tables: list[str] | dict[str, TableConfig | None]
+    """``schema.table`` names and globs, ``!pattern`` leaves out. A named table that can't be captured is an error; one
+    that only a glob matches is left out with a warning."""
+    slot: SlotConfig = SlotConfig()
+    publication: PublicationConfig = PublicationConfig()
+    snapshot: SnapshotConfig = SnapshotConfig()
+    toast: Literal["reselect", "absent"] = "reselect"
+    """What becomes of a large column that an UPDATE did not touch, and which the server therefore does not send:
+    ``reselect`` reads it by key; ``absent`` leaves it out, which needs ``log.topics.cleanup: keep``."""
+
+    @field_validator("tables")
+    @classmethod
+    def _not_empty(cls, tables: list[str] | dict[str, TableConfig | None]) -> list[str] | dict[str, TableConfig | None]:
+        if not any(not name.startswith("!") for name in tables):
+            raise ValueError("names no table")
+        for name in tables:
+            if name.lstrip("!") != "*" and "." not in name:
+                raise ValueError(f"{name!r} is not of the form schema.table")
+        return tables
+
+    def snapshot_mode(self, table: str) -> str:
+        """``initial`` or ``never`` for ``schema.table``."""
+        option = self.tables.get(table) if isinstance(self.tables, dict) else None
+        return (option.snapshot if option else None) or self.snapshot.mode

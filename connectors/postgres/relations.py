@@ -1,0 +1,163 @@
+"""Relation messages: from the server's description of a table to its schema on the log and its generated functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cdc.compile import Append, CompiledRead, CompiledTable, RowFunction
+from cdc.errors import PermanentError
+from cdc.formats.envelope import TransactionParts
+from cdc.log import Log, Produced
+from connectors.postgres import wire
+from connectors.postgres.catalogue import CatalogTable
+from connectors.postgres.pgoutput import Relation
+from connectors.postgres.tables import Tables
+from connectors.postgres.values import logical_type
+from schemas.table import Column, TableSchema
+
+_ADDED_WITH_VALUES = """
+SELECT a.attname FROM pg_attribute a
+ WHERE a.attrelid = %s AND NOT a.attisdropped AND a.attname = ANY (%s) AND (a.atthasdef OR a.atthasmissing)
+"""
+
+
+Touched = Callable[[Collection[bytes]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A captured table as the stream describes it now."""
+
+    relation: Relation
+    table: CatalogTable
+    schema: TableSchema
+    compiled: CompiledTable
+
+
+class News(NamedTuple):
+    """What a relation message brought: a schema that is not on the log yet; rows that DDL changed without events."""
+
+    name: str
+    schema: TableSchema | None
+    changed: bool
+    resync: str
+
+
+def _watching(function: RowFunction, touched: Touched) -> RowFunction:
+    """The same function, but `touched` hears of the keys."""
+
+    def watched(append: Append, m: bytes, i: int, transaction: TransactionParts, version: int, ordinal: int) -> int:
+        records: list[Produced] = []
+        used = function(records.append, m, i, transaction, version, ordinal)
+        touched([record.key for record in records])
+        for record in records:
+            append(record)
+        return used
+
+    return watched
+
+
+class Relations:
+    """All relations that the stream has described, by oid."""
+
+    def __init__(self, tables: Tables, log: Log, last: dict[str, str]) -> None:
+        """`last` is the id (hex) of the schema that each table's rows had last, from the position."""
+        self._tables = tables
+        self._on_log = log.schemas()
+        self._appended = set(self._on_log)
+        self._last = {name: bytes.fromhex(id_) for name, id_ in last.items()}
+        self._reads: dict[bytes, CompiledRead] = {}
+        self.known: dict[int, Known] = {}
+        self.compiled: dict[bytes, CompiledTable] = {}
+        """What the hot loop looks up: by the oid's four bytes. Tables that are not captured are missing."""
+        self.watched: str | None = None
+        """The table whose keys are being watched."""
+        self._touched: Touched | None = None
+
+    def update(self, relation: Relation) -> News | None:
+        """A table is described (again); None when it is not captured. Raises PermanentError when its key is gone."""
+        name = f"{relation.namespace}.{relation.name}"
+        table = self._tables.captured.get(name)
+        if table is None:
+            self.compiled.pop(relation.oid.to_bytes(4, "big"), None)
+            return None
+        sent = {column.name for column in relation.columns if column.in_identity}
+        if not set(table.key) <= sent:
+            raise PermanentError(
+                f"the replica identity of {name} no longer has its key ({', '.join(table.key)})",
+                hint=f"ALTER TABLE {table.quoted} REPLICA IDENTITY DEFAULT; with its primary key; then `cdc snapshot`",
+            )
+        schema = self.schema(table, [(c.name, c.type_oid, c.type_modifier) for c in relation.columns])
+        compiled = wire.compile_relation(relation, schema, table.not_null)
+        self.known[relation.oid] = Known(relation, table, schema, compiled)
+        self._install(relation.oid)
+        before = self._last.get(name)
+        resync = self._resync(table, before, schema)
+        self._last[name] = schema.id
+        return News(name, self.first_use(schema), before is not None and before != schema.id, resync)
+
+    def watch(self, name: str | None, touched: Touched) -> None:
+        """Tell `touched` the keys of all records of table `name` from now on; None ends it."""
+        self.watched, self._touched = name, touched
+        for oid in self.known:
+            self._install(oid)
+
+    def _install(self, oid: int) -> None:
+        known = self.known[oid]
+        compiled = known.compiled
+        if self._touched is not None and known.table.full_name == self.watched:
+            compiled = CompiledTable(
+                _watching(compiled.insert, self._touched),
+                _watching(compiled.update, self._touched),
+                _watching(compiled.delete, self._touched),
+                compiled.source,
+            )
+        self.compiled[oid.to_bytes(4, "big")] = compiled
+
+    def schema(self, table: CatalogTable, columns: list[tuple[str, int, int]]) -> TableSchema:
+        """The schema of rows with these columns (name, type oid, type modifier)."""
+        described = []
+        for name, type_oid, type_modifier in columns:
+            type_, native = logical_type(type_oid, type_modifier, self._tables.lookup)
+            described.append(Column(name, type_, native))
+        topic = self._tables.topic(table.schema, table.name)
+        return TableSchema(topic, table.schema, table.name, tuple(described), table.key, self._tables.profile)
+
+    def read(self, schema: TableSchema) -> CompiledRead:
+        """The function that renders a snapshot's lines."""
+        if schema.id not in self._reads:
+            self._reads[schema.id] = wire.compile_copy(schema)
+        return self._reads[schema.id]
+
+    def first_use(self, schema: TableSchema) -> TableSchema | None:
+        """The schema if its record must be appended now, before the first row that refers to it."""
+        if schema.id in self._appended:
+            return None
+        self._appended.add(schema.id)
+        return schema
+
+    def last_schemas(self) -> dict[str, str]:
+        """For the position: see `last` of the constructor."""
+        return {name: id_.hex() for name, id_ in self._last.items()}
+
+    def _resync(self, table: CatalogTable, before: bytes | None, schema: TableSchema) -> str:
+        """Why rows must be read again: DDL changed them, and the stream has no events for that. Empty when it need not.
+
+        A column dropped leaves the rows as they were, one added without a default too. A column that went while
+        another came may be a rename.
+        """
+        old = self._on_log.get(before) if before is not None else None
+        if old is None or old.id == schema.id:
+            return ""
+        added = [column.name for column in schema.columns if column.name not in old.by_name]
+        dropped = [column.name for column in old.columns if column.name not in schema.by_name]
+        if added and dropped:
+            return f"column {dropped[0]} became {added[0]}"
+        for column in schema.columns:
+            if column.name in old.by_name and old.by_name[column.name].type != column.type:
+                return f"column {column.name} is {column.native} now"
+        if added and self._tables.sql().execute(_ADDED_WITH_VALUES, [table.oid, added]).fetchone() is not None:
+            return f"column {added[0]} was added with a value for the rows that existed"
+        return ""

@@ -1,0 +1,179 @@
+"""Publication and slot: making them, and proving at every connect that the slot still continues our position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from cdc.errors import GapError, PermanentError
+from connectors.postgres.catalogue import CatalogTable
+from connectors.postgres.client import ReplicationConnection
+from connectors.postgres.lsn import format_lsn, parse_lsn
+from connectors.postgres.position import Position
+
+OLDEST_VERSION: Final = 140000
+SNAPSHOT_COMMAND: Final = "cdc snapshot"
+_SLOT: Final = sql.SQL(
+    "SELECT plugin, database, current_database(), wal_status, confirmed_flush_lsn, "
+    "coalesce(to_jsonb(s) ->> 'invalidation_reason', '') FROM pg_replication_slots s WHERE slot_name = {}"
+)
+
+
+def check_server(connection: psycopg.Connection[Any]) -> None:
+    """Raises PermanentError when the server is too old or does not write logical WAL."""
+    version = connection.info.server_version
+    if version < OLDEST_VERSION:
+        raise PermanentError(
+            f"PostgreSQL {version // 10000} is too old: 14 to 18 are supported", hint="upgrade the server"
+        )
+    row = connection.execute("SELECT current_setting('wal_level')").fetchone()
+    if row is not None and row[0] != "logical":
+        raise PermanentError(
+            f"wal_level is {row[0]!r}: the WAL has no row changes in it",
+            hint="ALTER SYSTEM SET wal_level = 'logical'; then restart the server",
+        )
+
+
+def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[CatalogTable], manage: bool) -> set[str]:
+    """Make the publication hold exactly `tables`, all operations; returns the names of those that were added.
+
+    A publication that a DBA owns (`manage` False) is only checked. Raises PermanentError with the SQL.
+    """
+    identifier = sql.Identifier(name)
+    wanted = {table.full_name: table for table in tables}
+    listed = _only(tables)
+    row = connection.execute(
+        "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication "
+        "WHERE pubname = %s",
+        [name],
+    ).fetchone()
+    create = sql.SQL("CREATE PUBLICATION {} FOR TABLE {}").format(identifier, listed)
+    if row is None:
+        if not manage:
+            raise PermanentError(f"publication {name} does not exist", hint=create.as_string(connection) + ";")
+        _execute(connection, create)
+        return set(wanted)
+    all_tables, complete = row
+    if not complete:
+        fix = sql.SQL("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')").format(identifier)
+        raise PermanentError(
+            f"publication {name} leaves out kinds of changes: stores would drift", hint=fix.as_string(connection) + ";"
+        )
+    if all_tables:
+        return set()
+    present = {
+        f"{schema}.{table}"
+        for schema, table in connection.execute(
+            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = %s", [name]
+        ).fetchall()
+    }
+    added = set(wanted) - present
+    if added and not manage:
+        missing = _only([wanted[full_name] for full_name in sorted(added)])
+        fix = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(identifier, missing)
+        raise PermanentError(
+            f"publication {name} lacks {', '.join(sorted(added))}", hint=fix.as_string(connection) + ";"
+        )
+    if manage and present != set(wanted):
+        _execute(connection, sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(identifier, listed))
+    return added
+
+
+def _only(tables: Sequence[CatalogTable]) -> sql.Composed:
+    """``ONLY "s"."a", ONLY "s"."b"``: without their inheritance children."""
+    return sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(t.schema, t.name)) for t in tables)
+
+
+def _execute(connection: psycopg.Connection[Any], statement: sql.Composed) -> None:
+    try:
+        connection.execute(statement)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported) as error:
+        raise PermanentError(
+            f"PostgreSQL: {error.diag.message_primary}",
+            hint=f"let a superuser run: {statement.as_string(connection)}; and set publication.manage: none",
+        ) from None
+
+
+def slot_exists(connection: ReplicationConnection, slot: str) -> bool:
+    """Whether a slot of that name exists, whoever made it."""
+    return bool(connection.query(_SLOT.format(sql.Literal(slot)).as_string()))
+
+
+def create_slot(connection: ReplicationConnection, slot: str) -> None:
+    """Make the logical slot; waits until transactions that run now have ended. Raises PermanentError."""
+    connection.query(f'CREATE_REPLICATION_SLOT "{slot}" LOGICAL pgoutput NOEXPORT_SNAPSHOT')
+
+
+def drop_slot(connection: ReplicationConnection, slot: str) -> None:
+    """Drop the slot. Raises UnreachableError while another connection uses it."""
+    connection.query(f'DROP_REPLICATION_SLOT "{slot}"')
+
+
+def identify(connection: ReplicationConnection) -> tuple[str, int, int]:
+    """System identifier, timeline, and the server's flush LSN."""
+    row = connection.query("IDENTIFY_SYSTEM")[0]
+    return str(row[0]), int(row[1] or 0), parse_lsn(row[2] or "")
+
+
+def check_slot_usable(connection: ReplicationConnection, slot: str) -> int:
+    """The slot's ``confirmed_flush_lsn``.
+
+    Raises GapError when the slot is missing or lost, PermanentError when it is of another database or plugin.
+    """
+    rows = connection.query(_SLOT.format(sql.Literal(slot)).as_string())
+    if not rows:
+        raise gap(f"slot {slot} is gone: what was written since is lost to the stream")
+    plugin, database, here, wal_status, confirmed, reason = rows[0]
+    if plugin != "pgoutput" or database != here:
+        raise PermanentError(
+            f"slot {slot} is of plugin {plugin} in database {database}, needed is pgoutput in {here}",
+            hint="set slot.name of the source to another name",
+        )
+    if wal_status == "lost" or reason:
+        raise gap(f"slot {slot} was invalidated ({reason or 'the WAL it needs was removed'})")
+    if confirmed is None:
+        raise gap(f"slot {slot} was never finished by its maker")
+    return parse_lsn(confirmed)
+
+
+def check_continuity(connection: ReplicationConnection, position: Position) -> None:
+    """Everything about the server and the slot that can be compared with the stored position before streaming.
+
+    That the anchor comes again is the last proof, and the stream's. Raises GapError.
+    """
+    system_id, timeline, flushed = identify(connection)
+    if system_id != position.system_id:
+        raise gap(f"this is another server: system identifier {system_id} instead of {position.system_id}")
+    if timeline != position.timeline:
+        raise gap(f"the server is on timeline {timeline}, the position on {position.timeline}: a failover or a restore")
+    confirmed = check_slot_usable(connection, position.slot)
+    anchor = position.anchor.commit_lsn if position.anchor else 0
+    if confirmed > anchor:
+        raise gap(
+            f"slot {position.slot} stands at {format_lsn(confirmed)}, beyond our position {format_lsn(anchor)}: "
+            "it was re-created, or somebody else read from it"
+        )
+    stored = max(anchor, position.commit_lsn)
+    if stored > flushed:
+        raise gap(
+            f"the server's WAL ends at {format_lsn(flushed)}, before our position {format_lsn(stored)}: "
+            "the database was restored from an older copy"
+        )
+
+
+def gap(what: str) -> GapError:
+    """A gap of this source, with the command that mends it."""
+    return GapError(what, hint=f"`{SNAPSHOT_COMMAND}` reads all tables again and goes on from there")
+
+
+def retained_bytes(connection: psycopg.Connection[Any], slot: str) -> int | None:
+    """WAL that the server keeps for the slot, bytes; None without a slot."""
+    row = connection.execute(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots "
+        "WHERE slot_name = %s",
+        [slot],
+    ).fetchone()
+    return None if row is None or row[0] is None else int(row[0])

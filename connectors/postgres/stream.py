@@ -1,0 +1,559 @@
+"""The PostgreSQL stream: frames of the replication protocol in, records out, with the position that belongs to them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+import msgspec
+import structlog
+
+from cdc.capture import Item, Marker, Stream
+from cdc.errors import DecodeError, TransientError
+from cdc.event import SEQUENCE_BITS, UNCHANGED
+from cdc.formats.envelope import Envelope
+from cdc.log import Log, Produced
+from cdc.record import SWEEP_KEY, TRUNCATE_KEY, marker_header
+from cdc.worker import Control, State
+from connectors.postgres import pgoutput
+from connectors.postgres.chunk import MESSAGE_PREFIX, Chunk, ChunkReader
+from connectors.postgres.client import ReplicationConnection
+from connectors.postgres.config import PostgresConfig
+from connectors.postgres.lsn import format_lsn
+from connectors.postgres.position import Anchor, OpenTransaction, Position, TableSnapshot, decode_position
+from connectors.postgres.relations import Relations
+from connectors.postgres.reselect import Incomplete, Reselect
+from connectors.postgres.slot import check_continuity, gap
+from connectors.postgres.snapshot import Snapshots
+from connectors.postgres.tables import Tables
+from connectors.postgres.wire import row_values
+
+log = structlog.get_logger()
+
+BATCH_BYTES: Final = 1 << 20
+"""WAL bytes decoded into one batch at most."""
+CHUNK_SLICE_ROWS: Final = 2000
+"""Rows of a chunk that are rendered in one go."""
+ANCHOR_ROWS: Final = 1000
+"""A transaction of more rows is no anchor: the server would have to send it again at every reconnect."""
+FEEDBACK_SECONDS: Final = 2.0
+HEARTBEAT_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 1.0
+"""How often snapshot requests are looked for, and how often a position is stored that only moved past foreign WAL."""
+IDLE_WAL_BYTES: Final = 16 << 10
+"""WAL that may pass unacknowledged in an idle database; less is not worth a heartbeat, which writes WAL itself."""
+SHUTDOWN_PINGS: Final = 10
+SHUTDOWN_SECONDS: Final = 2.0
+"""So many answers requested in so many seconds mean that the server wants to stop and waits for us."""
+
+_XLOG_DATA: Final = ord("w")
+_INSERT, _UPDATE, _DELETE = b"IUD"
+_WHOLE: Final = 1 << 62
+"""Rows to skip when the whole transaction is."""
+
+
+class StepAside(TransientError):
+    """The server is shutting down and waits for us; it gets the connection back."""
+
+
+class PostgresStream(Stream):
+    """See :class:`cdc.capture.Stream`. One life per connection: after an error it is closed and a new one made."""
+
+    def __init__(self, name: str, config: PostgresConfig, tables: Tables, log_: Log, control: Control) -> None:
+        self._name = name
+        self._config = config
+        self._tables = tables
+        self._log = log_
+        self._control = control
+        self._connection: ReplicationConnection | None = None
+        self._snapshots: Snapshots | None = None
+        self.waited = 0.0
+        self.incomplete = False
+        self.splittable = True
+        # Where we are in the source's log.
+        self._items: list[Item] = []
+        self._append: Callable[[Produced], None]
+        self._version = 0
+        self._begin = pgoutput.Begin(0, 0, 0)
+        self._in_transaction = False
+        self._rows = 0
+        self._change_lsn = b""
+        self._change_ordinal = 0
+        self._skip = 0
+        self._dirty = False
+        self._moved = False
+        self._position_at = 0.0
+        # What the server told us, and what we told it.
+        self._received = 0
+        self._acknowledged = 0
+        self._feedback_at = 0.0
+        self._feedback = (0, 0)
+        self._anchored_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._pings: list[float] = []
+        # What must come again before anything new.
+        self._resuming: Position | None = None
+        self._proved = False
+        self._nonce_seen = False
+        # The chunk whose rows go to the log now.
+        self._ready: tuple[Chunk, set[bytes]] | None = None
+        self._emitting: tuple[Chunk, set[bytes], int] | None = None
+        # The message whose passing means that we are caught up.
+        self._goal: str | None = None
+        self._goal_seen = self._goal_taken = self._goal_stored = False
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Check what can be checked before the slot is ours, then take the slot."""
+        stored = self._log.positions().get(self._name)
+        if stored is None:
+            raise gap("the position of this source vanished from the log")
+        position = decode_position(stored)
+        self._tables.refresh()
+        self._connection = ReplicationConnection(self._config)
+        self._database = self._connection.query("SELECT current_database()")[0][0] or ""
+        check_continuity(self._connection, position)
+        self._connection.start(position.slot, self._tables.publication, 0)
+
+    def resume(self, position: bytes | None) -> None:
+        """Take the fenced position; what must come first is its anchor (with an intent, the nonce)."""
+        if position is None:
+            raise gap("the position of this source vanished from the log")
+        stored = decode_position(position)
+        self._stored = self._resuming = self._tables.reconcile(stored)
+        self._dirty = self._stored != stored
+        self._version = self._stored.epoch << SEQUENCE_BITS | self._stored.sequence
+        self._anchor, self._commit_lsn = self._stored.anchor, self._stored.commit_lsn
+        self._plan, self._request = dict(self._stored.snapshots), self._stored.request
+        self._envelope = Envelope("postgresql", self._name, self._database)
+        self._transaction = self._envelope.transaction(0, 0, None, 0)
+        self._relations = Relations(self._tables, self._log, self._stored.schemas)
+        self._reselect = Reselect(self._tables)
+        reader = ChunkReader(self._config)
+        self._snapshots = Snapshots(self._config.snapshot, reader, self._tables.current_snapshot, self._watch)
+        if self._anchor is None:
+            self._tables.emit(self._stored.nonce)
+        else:
+            self._received = self._acknowledged = self._anchor.commit_lsn
+
+    def close(self) -> None:
+        """Let go of the slot at once."""
+        if self._snapshots is not None:
+            self._snapshots.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._tables.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read(self, seconds: float) -> Sequence[Item]:
+        """Decode what is there. The hot loop: a row costs one generated call, everything else is per transaction."""
+        if self._emitting is not None:
+            return self._emit_chunk()
+        connection = self._open_connection()
+        receive = connection.receive
+        relations = self._relations.compiled
+        self._items = []
+        self._new_run()
+        transaction, version, rows = self._transaction, self._version, self._rows
+        lsn, ordinal, skip = self._change_lsn, self._change_ordinal, self._skip
+        left = BATCH_BYTES
+        while left > 0:
+            length, received = receive(1)
+            if length <= 0:
+                if not self._wait(connection, length, 0.0 if left < BATCH_BYTES else seconds):
+                    break
+                continue
+            left -= length
+            frame = bytes(received)
+            if frame[0] != _XLOG_DATA:
+                self._server_keepalive(frame)
+                continue
+            tag = frame[25]
+            if tag == _INSERT or tag == _UPDATE or tag == _DELETE:  # noqa: SIM109 - hot
+                # Where we are, counted before any filter: the change's LSN and its place among changes of that LSN.
+                if frame[1:9] == lsn:
+                    ordinal += 1
+                else:
+                    lsn = frame[1:9]
+                    ordinal = 0
+                place = rows
+                rows += 1
+                if skip:
+                    skip -= 1
+                    if not skip:
+                        self._check_resumed(lsn, ordinal)
+                    continue
+                table = relations.get(frame[26:30])
+                if table is not None:
+                    if tag == _INSERT:
+                        used = table.insert(self._append, frame, 30, transaction, version, place)
+                    elif tag == _UPDATE:
+                        used = table.update(self._append, frame, 30, transaction, version, place)
+                    else:
+                        used = table.delete(self._append, frame, 30, transaction, version, place)
+                    if used == 0:
+                        used = self._plain(frame, version, place)
+                    version += used
+                continue
+            self._version, self._rows, self._change_lsn, self._change_ordinal = version, rows, lsn, ordinal
+            self._skip = skip
+            self._other(frame)
+            transaction, version, rows = self._transaction, self._version, self._rows
+            lsn, ordinal, skip = self._change_lsn, self._change_ordinal, self._skip
+            if self._emitting is not None:
+                break
+        self._version, self._rows, self._change_lsn, self._change_ordinal = version, rows, lsn, ordinal
+        self._skip = skip
+        items = [item for item in self._items if item != []]
+        self._dirty = self._dirty or bool(items)
+        return items
+
+    def _new_run(self) -> None:
+        """What follows is appended after everything so far."""
+        run: list[Produced] = []
+        self._items.append(run)
+        self._append = run.append
+
+    def _wait(self, connection: ReplicationConnection, length: int, seconds: float) -> bool:
+        if length < 0:
+            raise connection.end_of_stream()
+        began = time.monotonic()
+        ready = connection.wait(seconds)
+        self.waited += time.monotonic() - began
+        return ready
+
+    def _other(self, frame: bytes) -> None:
+        """Everything that is not a row, by the plain decoder."""
+        self._received = max(self._received, int.from_bytes(frame[1:9], "big"))
+        match pgoutput.decode(frame[25:]):
+            case pgoutput.Begin() as begin:
+                self._begin_transaction(begin)
+            case pgoutput.Commit() as commit:
+                self._end_transaction(commit)
+            case pgoutput.Relation() as relation:
+                self._describe(relation)
+            case pgoutput.Truncate() as truncate:
+                self._truncate(truncate, frame[1:9])
+            case pgoutput.Message() as message if message.prefix == MESSAGE_PREFIX:
+                self._own_message(message.content)
+            case _:
+                pass
+
+    def _begin_transaction(self, begin: pgoutput.Begin) -> None:
+        self._begin = begin
+        self._in_transaction = True
+        self._rows, self._change_lsn, self._change_ordinal = 0, b"", 0
+        self._skip = self._rows_to_skip(begin)
+        if self._skip != _WHOLE:
+            last = self._commit_lsn or None
+            self._transaction = self._envelope.transaction(begin.xid, begin.commit_time, last, time.time_ns())
+            if self._snapshots is not None:
+                self._snapshots.streamed(begin.xid)
+
+    def _end_transaction(self, commit: pgoutput.Commit) -> None:
+        self._in_transaction = False
+        skipped, self._skip = self._skip, 0
+        if skipped and not self._nonce_seen:
+            if skipped != _WHOLE:
+                raise gap(f"transaction {self._begin.xid} has fewer rows than are on the log from it")
+            return
+        if self._nonce_seen:
+            self._resuming, self._nonce_seen = None, False
+        self._commit_lsn = commit.commit_lsn
+        if self._rows <= ANCHOR_ROWS:
+            self._anchor = Anchor(self._begin.xid, commit.commit_lsn, commit.end_lsn, commit.commit_time)
+            self._anchored_at = time.monotonic()
+        if self._rows or self._stored.anchor is None or self._goal_seen:
+            self._dirty = True
+        self._moved = True
+        if self._ready is not None:
+            self._emitting, self._ready = (*self._ready, 0), None
+            self.splittable = False
+
+    def _rows_to_skip(self, begin: pgoutput.Begin) -> int:
+        """How many of the transaction's rows are on the log; raises GapError when the server's history is not ours."""
+        position = self._resuming
+        if position is None:
+            return 0
+        if position.anchor is None:
+            return _WHOLE
+        if not self._proved:
+            anchor = position.anchor
+            if begin.final_lsn < anchor.commit_lsn:
+                return _WHOLE
+            if (begin.xid, begin.final_lsn, begin.commit_time) != (anchor.xid, anchor.commit_lsn, anchor.commit_time):
+                raise self._anchor_missing(anchor)
+            self._proved = True
+        if begin.final_lsn <= position.commit_lsn:
+            return _WHOLE
+        self._resuming = None
+        if position.open is None:
+            return 0
+        if (begin.xid, begin.final_lsn) != (position.open.xid, position.open.commit_lsn):
+            raise gap(f"transaction {position.open.xid} is on the log in part, and does not come again")
+        self._half_stored = position.open
+        return position.open.rows
+
+    def _check_resumed(self, lsn: bytes, ordinal: int) -> None:
+        """The last row of a half-stored transaction that was skipped must be the one that was stored last."""
+        stored = self._half_stored
+        if (int.from_bytes(lsn, "big"), ordinal) != (stored.lsn, stored.ordinal):
+            raise gap(f"transaction {stored.xid} came again with other rows than are on the log")
+
+    def _anchor_missing(self, anchor: Anchor) -> Exception:
+        return gap(
+            f"the server does not send transaction {anchor.xid} at {format_lsn(anchor.commit_lsn)} again, which is on "
+            "the log: its history is not the one that was captured (restored from a backup, or the slot was moved)"
+        )
+
+    def _describe(self, relation: pgoutput.Relation) -> None:
+        news = self._relations.update(relation)
+        if news is None:
+            return
+        if news.changed:
+            self._broken(news.name, "its definition changed")
+        if news.schema is not None:
+            self._items.append(news.schema)
+            self._new_run()
+            self._dirty = True
+        if news.resync:
+            log.warning("table is read again: DDL changed its rows", table=news.name, why=news.resync)
+            self._schedule(news.name)
+
+    def _truncate(self, truncate: pgoutput.Truncate, lsn: bytes) -> None:
+        self._change_ordinal = self._change_ordinal + 1 if lsn == self._change_lsn else 0
+        self._change_lsn = lsn
+        self._rows += 1
+        if self._skip:
+            self._skip -= 1
+            if not self._skip:
+                self._check_resumed(lsn, self._change_ordinal)
+            return
+        for oid in truncate.relation_oids:
+            known = self._relations.known.get(oid)
+            if known is not None:
+                self._mark(known.schema.topic, TRUNCATE_KEY, marker_header(b"t", self._version))
+                self._version += 1
+                self._broken(known.table.full_name, "it was truncated")
+
+    def _mark(self, topic: str, key: bytes, header: bytes) -> None:
+        self._items.append(Marker(topic, key, header))
+        self._new_run()
+        self._dirty = True
+
+    def _own_message(self, content: bytes) -> None:
+        """A mark of a chunk, or the message that we are waiting for. What is not understood is not ours."""
+        try:
+            message = msgspec.json.decode(content, type=dict[str, str])
+        except msgspec.MsgspecError:
+            return
+        if self._resuming is not None:
+            self._nonce_seen = self._resuming.anchor is None and message.get("id") == self._resuming.nonce
+            return
+        if message.get("id") == self._goal:
+            self._goal_seen = True
+        if self._snapshots is not None and "chunk" in message:
+            self._ready = self._snapshots.mark(message["chunk"], message.get("mark", ""))
+
+    # -- rows that need a closer look ----------------------------------------------------------------------------------
+
+    def _plain(self, frame: bytes, version: int, ordinal: int) -> int:
+        """A row that the generated code gave back: values are missing. Returns the versions it takes."""
+        message = pgoutput.decode(frame[25:])
+        if not isinstance(message, pgoutput.Insert | pgoutput.Update | pgoutput.Delete):
+            raise DecodeError("a frame is no row message")
+        known = self._relations.known[message.relation_oid]
+        operation, before, after = row_values(known.relation, known.schema, message)
+        if before is not None and after is not None and known.relation.replica_identity == "f":
+            after = [old if new is UNCHANGED else new for old, new in zip(before, after, strict=True)]
+        lsn = int.from_bytes(frame[1:9], "big")
+        writer = (self._transaction, self._begin.xid, lsn, version, ordinal)
+        row = Incomplete(known.table, known.schema, operation, before, after, *writer)
+        records = row.records()
+        if self._snapshots is not None and self._relations.watched == known.table.full_name:
+            self._snapshots.touched([record.key for record in records])
+        if row.missing() and self._config.toast == "reselect":
+            self.incomplete = True
+            self._append(cast(Produced, row))
+        else:
+            for record in records:
+                self._append(record)
+        return len({record.header[8:16] for record in records})
+
+    def fill(self) -> bool:
+        """See :class:`cdc.capture.Stream`."""
+        runs = [cast(list[Produced | Incomplete], item) for item in self._items if isinstance(item, list)]
+        if not self._reselect.fill(runs):
+            self._control.wait(0.02)
+            return False
+        self.incomplete = False
+        return True
+
+    # -- the snapshot --------------------------------------------------------------------------------------------------
+
+    def _watch(self, table: str | None) -> None:
+        assert self._snapshots is not None
+        self._relations.watch(table, self._snapshots.touched)
+
+    def _broken(self, table: str, why: str) -> None:
+        if self._snapshots is not None:
+            self._snapshots.broken(table, why)
+
+    def _schedule(self, name: str) -> None:
+        """Read a table (again) from its beginning."""
+        epoch, sequence = self._version >> SEQUENCE_BITS, self._version & (1 << SEQUENCE_BITS) - 1
+        self._plan[name], sequence = self._tables.plan(name, epoch, sequence)
+        self._version = epoch << SEQUENCE_BITS | sequence
+        self._dirty = True
+
+    def _emit_chunk(self) -> Sequence[Item]:
+        """The next rows of the chunk whose high mark has passed; after the last ones the progress, in one append."""
+        assert self._emitting is not None
+        chunk, skip, start = self._emitting
+        name = chunk.table.full_name
+        self._items = []
+        self._new_run()
+        columns = [(column.name, column.type_oid, column.type_modifier) for column in chunk.table.columns]
+        schema = self._relations.schema(chunk.table, columns)
+        if self._relations.first_use(schema):
+            self._items.append(schema)
+            self._new_run()
+        end = start + CHUNK_SLICE_ROWS
+        parts = self._envelope.reading(chunk.read_at, time.time_ns())
+        lines = chunk.lines[start:end]
+        self._version = self._relations.read(schema).read(self._append, lines, parts, self._version, skip)
+        self._dirty = True
+        if end < len(chunk.lines):
+            self._emitting = (chunk, skip, end)
+            return [item for item in self._items if item != []]
+        self._emitting = None
+        self.splittable = True
+        progress = self._plan[name]
+        rows = progress.rows + len(chunk.lines)
+        if not chunk.last:
+            self._plan[name] = TableSnapshot(progress.since, chunk.last_key, rows)
+        else:
+            del self._plan[name]
+            log.info("snapshot.table_done", table=name, rows=rows)
+            if progress.since is not None:
+                self._mark(schema.topic, SWEEP_KEY, marker_header(b"s", progress.since))
+        return [item for item in self._items if item != []]
+
+    # -- position and feedback -----------------------------------------------------------------------------------------
+
+    def position(self) -> Callable[[], bytes] | None:
+        """See :class:`cdc.capture.Stream`. Movement past WAL that is not ours is stored once a second only."""
+        now = time.monotonic()
+        if not self._dirty and not (self._moved and now - self._position_at > LOOK_SECONDS):
+            return None
+        half = None
+        if self._in_transaction and self._rows and self._resuming is None:
+            lsn = int.from_bytes(self._change_lsn, "big")
+            half = OpenTransaction(self._begin.xid, self._begin.final_lsn, self._rows, lsn, self._change_ordinal)
+        elif self._resuming is not None:
+            half = self._resuming.open
+        self._taken = msgspec.structs.replace(
+            self._stored,
+            sequence=self._version & (1 << SEQUENCE_BITS) - 1,
+            anchor=self._anchor,
+            commit_lsn=self._commit_lsn,
+            open=half,
+            snapshots=dict(self._plan),
+            schemas=self._relations.last_schemas(),
+            request=self._request,
+        )
+        self._dirty = self._moved = False
+        self._goal_taken = self._goal_seen
+        self._position_at = now
+        return self._taken.encode
+
+    def stored(self) -> None:
+        """The position taken last is durable: the server may discard what lies before its anchor."""
+        if self._taken.request != self._stored.request:
+            self._log.put_state("snapshot_request", self._name, None)
+        self._stored = self._taken
+        self._goal_stored = self._goal_taken
+        if self._anchor is not None and self._stored.anchor is not None:
+            self._acknowledged = self._stored.anchor.commit_lsn
+
+    def _server_keepalive(self, frame: bytes) -> None:
+        keepalive = pgoutput.decode_frame(frame)
+        assert isinstance(keepalive, pgoutput.Keepalive)
+        self._received = max(self._received, keepalive.end)
+        anchor = self._resuming.anchor if self._resuming is not None else None
+        if anchor is not None and not self._proved and keepalive.end > anchor.end_lsn:
+            raise self._anchor_missing(anchor)
+        if keepalive.reply_requested:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Answer the server, unless it asks so often that it must be shutting down and waiting for us."""
+        now = time.monotonic()
+        self._pings = [at for at in self._pings if now - at < SHUTDOWN_SECONDS] + [now]
+        if len(self._pings) > SHUTDOWN_PINGS:
+            raise StepAside(
+                "PostgreSQL is shutting down and waits for us: the connection is released",
+                hint="capture goes on by itself once the server is back",
+            )
+        self._send_feedback(now)
+
+    def _send_feedback(self, now: float) -> None:
+        self._open_connection().feedback(max(self._received, self._acknowledged), self._acknowledged)
+        self._feedback_at, self._feedback = now, (self._received, self._acknowledged)
+
+    def keepalive(self) -> None:
+        """Feedback, heartbeat, the snapshot's next step, requests: each when it is due."""
+        now = time.monotonic()
+        news = self._feedback[1] != self._acknowledged
+        if now - self._feedback_at > (0.2 if news else FEEDBACK_SECONDS):
+            self._send_feedback(now)
+        if self._resuming is not None or self._snapshots is None or not self.splittable:
+            return
+        self._snapshots.poll(self._plan, self._tables.captured, self._stored.nonce)
+        if now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            self._look_for_request()
+        behind = self._received - (self._anchor.end_lsn if self._anchor is not None else 0)
+        if now - self._anchored_at > HEARTBEAT_SECONDS and behind > IDLE_WAL_BYTES:
+            self._anchored_at = now
+            self._tables.emit(self._stored.nonce)
+        if self._control.until_caught_up and self._goal is None and not self._plan:
+            self._goal = uuid.uuid4().hex
+            self._tables.emit(self._goal)
+
+    def _look_for_request(self) -> None:
+        request = self._log.states("snapshot_request").get(self._name)
+        if request is None or request["id"] == self._request:
+            return
+        for name in request["tables"] or self._tables.captured:
+            if name in self._tables.captured:
+                self._schedule(name)
+            else:
+                log.error("a snapshot was asked for of a table that is not captured", table=name)
+        self._request = request["id"]
+        self._dirty = True
+
+    def caught_up(self) -> bool:
+        """See :class:`cdc.capture.Stream`."""
+        return self._goal_stored and not self._plan
+
+    def report(self) -> None:
+        """Tell state, position and snapshot."""
+        state = State.SNAPSHOT if self._plan else State.STREAMING
+        assert self._snapshots is not None
+        progress = {
+            "position": format_lsn(self._commit_lsn),
+            "committed_at": self._anchor.commit_time / 1_000_000 if self._anchor is not None else None,
+            "snapshots": {name: table.rows for name, table in self._plan.items()},
+            "waiting_for": self._snapshots.waiting_for,
+        }
+        self._control.report(state, progress=progress)
+
+    def _open_connection(self) -> ReplicationConnection:
+        if self._connection is None:
+            raise AssertionError("the stream was not started")
+        return self._connection
