@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from cdc.config.secrets import Referenced, inline_password, redact, remember
 
 _DURATION: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -33,8 +36,38 @@ Duration = Annotated[float, BeforeValidator(_duration)]
 ByteSize = Annotated[int, BeforeValidator(_byte_size)]
 """Bytes; written with a unit: ``16MiB``, ``20GiB``. A bare number is an error."""
 
-Secret = SecretStr
+
+class FromFile:
+    """Validation context of values that were read from a configuration file: literal secrets are errors there."""
+
+
+def _secret(value: object, validation: ValidationInfo) -> object:
+    if isinstance(value, str):
+        remember(value)
+        if isinstance(validation.context, FromFile) and not isinstance(value, Referenced):
+            raise PydanticCustomError("literal_secret", "a secret must not stand in this file")
+    return value
+
+
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 """A value that is never shown. In YAML it must be a reference, ``${VAR}`` or ``${file:/path}``."""
+
+
+class _Url(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(redact(self))
+
+
+def _url(value: str) -> str:
+    if (password := inline_password(value)) is not None:
+        remember(password)
+    return _Url(value)
+
+
+Url = Annotated[str, AfterValidator(_url)]
+"""A URL, with a password in it only if the whole of it came from a reference; its repr hides that password."""
 
 
 class Model(BaseModel):

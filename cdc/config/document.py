@@ -1,0 +1,152 @@
+"""A YAML file as a tree in which every value knows its place. YAML 1.2, safe, bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from cdc.config.problems import Place, Problem
+
+LARGEST_FILE_BYTES: Final = 1 << 20
+MOST_VALUES: Final = 50_000
+"""Values of the tree with every alias written out: an alias bomb ends here."""
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(slots=True)
+class Node:
+    """A value with its place, and the place of its key if it has one."""
+
+    value: Scalar | dict[str, Node] | list[Node]
+    place: Place
+    key: Place | None = None
+
+    def plain(self) -> Any:
+        """The value as plain Python, for pydantic."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def child(self, part: str | int) -> Node | None:
+        """The value under a key or at an index."""
+        if isinstance(self.value, dict) and isinstance(part, str):
+            return self.value.get(part)
+        if isinstance(self.value, list) and isinstance(part, int) and part < len(self.value):
+            return self.value[part]
+        return None
+
+    def scalars(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+        """All scalars beneath, with their paths."""
+        if isinstance(self.value, dict):
+            for key, node in self.value.items():
+                yield from node.scalars((*path, key))
+        elif isinstance(self.value, list):
+            for index, node in enumerate(self.value):
+                yield from node.scalars((*path, index))
+        else:
+            yield path, self
+
+
+def beneath(base: Node, over: Node) -> Node:
+    """`over` with what only `base` has, maps merged key by key: how ``defaults`` work."""
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    merged = dict(over.value)
+    for key, node in base.value.items():
+        merged[key] = beneath(node, over.value[key]) if key in over.value else node
+    return Node(merged, over.place, over.key)
+
+
+def parse(text: str) -> tuple[Node, list[Problem]]:
+    """The tree of a YAML text, and what is wrong with the text itself. The tree is empty when it cannot be parsed."""
+    empty = Node({}, Place(1, 1))
+    if len(text.encode()) > LARGEST_FILE_BYTES:
+        return empty, [Problem("too_large", (), f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB", Place(1, 1))]
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        root = yaml.compose(text)
+        if root is None:
+            return empty, []
+        builder = _Builder(yaml)
+        return builder.build(root, (), ()), builder.problems
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+        message = ", ".join(filter(None, [error.problem, error.context]))
+        return empty, [Problem("syntax", (), f"not YAML: {message}", place)]
+    except (YAMLError, ValueError) as error:  # characters that YAML forbids
+        message = str(error).partition("\n")[0]
+        return empty, [Problem("syntax", (), f"not YAML: {message}", Place(1, 1))]
+    except (_TooMany, RecursionError):
+        return empty, [Problem("too_large", (), "nested or repeated by aliases beyond all measure", Place(1, 1))]
+
+
+class _TooMany(Exception):
+    pass
+
+
+class _Builder:
+    def __init__(self, yaml: Any) -> None:
+        self._yaml = yaml
+        self._left = MOST_VALUES
+        self.problems: list[Problem] = []
+
+    def build(self, node: Any, path: tuple[str | int, ...], within: tuple[int, ...], key: Place | None = None) -> Node:
+        """`within` are the identities of the nodes around this one: an alias to one of them never ends."""
+        self._left -= 1
+        if self._left < 0 or id(node) in within:
+            raise _TooMany
+        within = (*within, id(node))
+        if isinstance(node, MappingNode):
+            return Node(self._map(node, path, within), _place(node), key)
+        if isinstance(node, SequenceNode):
+            items = [self.build(item, (*path, index), within) for index, item in enumerate(node.value)]
+            return Node(items, _place(node), key)
+        return Node(self._scalar(node, path), _place(node), key)
+
+    def _map(self, node: Any, path: tuple[str | int, ...], within: tuple[int, ...]) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            place = _place(key_node)
+            if not isinstance(key_node, ScalarNode):
+                self.problems.append(Problem("bad_key", path, "a key must be a plain word", place))
+                continue
+            name = str(key_node.value)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                self.problems.append(
+                    Problem("bad_key", path, "merge keys are not part of YAML 1.2", place, help="use `defaults`")
+                )
+            elif name in entries:
+                first = entries[name].key
+                where = f" (first on line {first.line})" if first else ""
+                self.problems.append(Problem("duplicate_key", (*path, name), f"the key is here twice{where}", place))
+            else:
+                entries[name] = self.build(value_node, (*path, name), within, place)
+        return entries
+
+    def _scalar(self, node: Any, path: tuple[str | int, ...]) -> Scalar:
+        kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
+        if kind in ("str", "timestamp"):
+            return str(node.value)
+        if kind in ("int", "float", "bool", "null"):
+            try:
+                scalar: Scalar = self._yaml.constructor.construct_object(node)
+            except ValueError:
+                return str(node.value)
+            return scalar
+        self.problems.append(Problem("bad_value", path, f"the YAML tag {node.tag} is not supported", _place(node)))
+        return None
+
+
+def _place(node: Any) -> Place:
+    start, end = node.start_mark, node.end_mark
+    width = end.column - start.column if end.line == start.line and isinstance(node, ScalarNode) else 1
+    return Place(start.line + 1, start.column + 1, max(1, width))

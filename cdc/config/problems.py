@@ -1,0 +1,87 @@
+"""Errors of a configuration file: each with its place, all of them at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdc.config.secrets import redact
+from cdc.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A stretch of one line of the file, counted from 1; `width` in characters."""
+
+    line: int
+    column: int
+    width: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `path` names the setting (``sources.db.slot``), `suggestion` the nearest right word."""
+
+    code: str
+    path: tuple[str | int, ...]
+    message: str
+    place: Place
+    suggestion: str = ""
+    help: str = ""
+
+    @property
+    def pointer(self) -> str:
+        """JSON pointer of the setting."""
+        return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in self.path)
+
+
+class InvalidConfiguration(ConfigurationError):
+    """A file that cannot be used, with everything that is wrong in it."""
+
+    def __init__(self, file: Path, source: str, problems: Iterable[Problem]) -> None:
+        unique = dict.fromkeys(problems)
+        self.file = file
+        self.problems = sorted(unique, key=lambda problem: (problem.place, problem.path and str(problem.path[-1])))
+        self._lines = source.splitlines()
+        super().__init__("\n".join(self.render(problem) for problem in self.problems))
+
+    def render(self, problem: Problem) -> str:
+        """``file:line:column: error[code] path: message``, the line with a caret beneath, suggestion and help."""
+        place = problem.place
+        path = ".".join(map(str, problem.path))
+        head = f"{self.file}:{place.line}:{place.column}: error[{problem.code}] {path + ': ' if path else ''}"
+        parts = [head + problem.message + (f", did you mean {problem.suggestion!r}?" if problem.suggestion else "")]
+        if place.line <= len(self._lines):
+            line = self._lines[place.line - 1]
+            shown = redact(line)
+            indent = len(redact(line[: place.column - 1]))
+            width = max(1, min(place.width, len(line) - place.column + 1)) if shown == line else 1
+            margin = " " * (len(str(place.line)) + 2)
+            parts += [f"  {place.line} | {shown}", f"{margin} | {' ' * indent}{'^' * width}"]
+        if problem.help:
+            parts.append(f"  help: {problem.help}")
+        return redact("\n".join(parts))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The problems for ``--json``."""
+        return [
+            {
+                "code": problem.code,
+                "message": redact(problem.message),
+                "pointer": problem.pointer,
+                "file": str(self.file),
+                "line": problem.place.line,
+                "column": problem.place.column,
+                "suggestion": problem.suggestion or None,
+                "help": redact(problem.help) or None,
+            }
+            for problem in self.problems
+        ]
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The known word that `word` was probably meant to be, or an empty string."""
+    return next(iter(difflib.get_close_matches(word, known, 1, 0.6)), "")
