@@ -150,7 +150,9 @@ def check_continuity(connection: ReplicationConnection, position: Position) -> N
     if timeline != position.timeline:
         raise gap(f"the server is on timeline {timeline}, the position on {position.timeline}: a failover or a restore")
     confirmed = check_slot_usable(connection, position.slot)
-    anchor = position.anchor.commit_lsn if position.anchor else 0
+    if position.anchor is None:
+        return  # an intent: wherever the slot stands, capture begins where the nonce comes through
+    anchor = position.anchor.commit_lsn
     if confirmed > anchor:
         raise gap(
             f"slot {position.slot} stands at {format_lsn(confirmed)}, beyond our position {format_lsn(anchor)}: "
