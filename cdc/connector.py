@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cdc.config.fields import Model
-from cdc.log import Log
+from cdc.findings import Finding as Finding
+from cdc.findings import Severity as Severity
+from cdc.log import Log, LogConfig
 from cdc.worker import Control
 
 
@@ -17,24 +17,13 @@ class SourceConfig(Model):
     """What every source's configuration has; a connector's own model adds its fields."""
 
     type: str
+    tables: Sequence[str] | Mapping[str, Any]
+    """Patterns of ``schema.table`` to capture, ``!pattern`` leaves out; as a map from pattern to the table's options,
+    whose type is the connector's own."""
 
-
-class Severity(StrEnum):
-    """How much a finding matters: an ``error`` keeps the source from running."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One result of preflight: what was looked at, what is the matter, and the SQL or command that mends it."""
-
-    check: str
-    severity: Severity
-    message: str
-    fix: str = ""
+    def disagreements(self, log: LogConfig) -> Iterable[tuple[str, str]]:  # noqa: ARG002 - for those that override it
+        """Settings that do not go with the log's: each setting's key, and a sentence that says what to change."""
+        return ()
 
 
 class Connector(ABC):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from cdc.config.fields import SinkConfig
+from cdc.findings import Finding
 from cdc.log import TopicPartition
 from schemas.table import TableSchema
 
@@ -90,6 +91,13 @@ class Sink(ABC):
     @abstractmethod
     def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
         """Take the configuration; connect to nothing. Raises ConfigurationError when it cannot work."""
+
+    def check(self) -> list[Finding]:
+        """Look whether the store can be reached and used, changing and claiming nothing: for ``validate --connect``.
+
+        Raises UnreachableError. By default nothing is looked at.
+        """
+        return []
 
     @abstractmethod
     def open(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cdc.config.fields import ByteSize, Duration, Model, Secret
+from cdc.config.fields import ByteSize, Duration, Model, Secret, Url
 from cdc.connector import SourceConfig
+from cdc.log import LogConfig
 
 
 class SlotConfig(Model):
@@ -47,7 +49,7 @@ class PostgresConfig(SourceConfig):
     """A PostgreSQL database, version 14 to 18."""
 
     type: Literal["postgres"]
-    url: str
+    url: Url
     """``postgresql://user@host:port/database?sslmode=verify-full``, libpq's parameters; without the password."""
     password: Secret | None = None
     tables: list[str] | dict[str, TableConfig | None]
@@ -69,6 +71,11 @@ class PostgresConfig(SourceConfig):
             if name.lstrip("!") != "*" and "." not in name:
                 raise ValueError(f"{name!r} is not of the form schema.table")
         return tables
+
+    def disagreements(self, log: LogConfig) -> Iterator[tuple[str, str]]:
+        """Values left out are lost for ever on a log from which superseded records go."""
+        if self.toast == "absent" and log.topics.cleanup != "keep":
+            yield "toast", "`absent` needs `log.topics.cleanup: keep`: compaction would lose the values left out"
 
     def snapshot_mode(self, table: str) -> str:
         """``initial`` or ``never`` for ``schema.table``."""
