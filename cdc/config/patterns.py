@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from typing import Final
 
 _WILD: Final = set("*?[")
@@ -36,7 +36,7 @@ def selects(patterns: Iterable[str], name: str) -> bool:
 def meet(one: str, other: str) -> bool:
     """Whether some name could match both patterns."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def rest(i: int, j: int) -> bool:
         if i == len(left) and j == len(right):
             return True
