@@ -129,7 +129,7 @@ def _key_form(column: Column) -> Callable[[bytes], bytes] | None:
         return _unsigned_zero
     if column.type.kind is Kind.DECIMAL and column.type.scale is None:
         return _without_trailing_zeros
-    return {"citext": _lower, "bpchar": _without_trailing_blanks}.get(column.native)
+    return {"citext": _lower, "bpchar": _without_trailing_blanks}.get(column.native.rpartition(".")[2])
 
 
 def _unsigned_zero(v: bytes) -> bytes:
@@ -266,7 +266,7 @@ def _load_array(type_: LogicalType, profile: str, raw: msgspec.Raw) -> Value:
         return None
     assert type_.element is not None
     return [
-        _load_array(type_, profile, item) if bytes(item[:1]) == b"[" else _load_item(type_.element, profile, item)
+        _load_array(type_, profile, item) if bytes(item).startswith(b"[") else _load_item(type_.element, profile, item)
         for item in _decode_items(raw)
     ]
 

@@ -118,9 +118,8 @@ def logical_type(type_oid: int, type_modifier: int, lookup: Lookup) -> tuple[Log
         return base, found.name
     if found.kind == "array":
         return _array(found.oid, type_modifier, lookup)
-    if found.name.rpartition(".")[2] == "citext":
-        return LogicalType(Kind.STRING), "citext"
-    return LogicalType(Kind.OTHER), found.name
+    citext = found.name.rpartition(".")[2] == "citext"
+    return LogicalType(Kind.STRING if citext else Kind.OTHER), found.name
 
 
 def _numeric(modifier: int) -> tuple[LogicalType, str]:
