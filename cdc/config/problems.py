@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdc.config.secrets import redact
+from cdc.config.secrets import redact, redact_line
 from cdc.errors import ConfigurationError
 
 
@@ -56,8 +56,8 @@ class InvalidConfiguration(ConfigurationError):
         parts = [head + problem.message + (f", did you mean {problem.suggestion!r}?" if problem.suggestion else "")]
         if place.line <= len(self._lines):
             line = self._lines[place.line - 1]
-            shown = redact(line)
-            indent = len(redact(line[: place.column - 1]))
+            shown = redact_line(line)
+            indent = len(redact_line(line[: place.column - 1]))
             width = max(1, min(place.width, len(line) - place.column + 1)) if shown == line else 1
             margin = " " * (len(str(place.line)) + 2)
             parts += [f"  {place.line} | {shown}", f"{margin} | {' ' * indent}{'^' * width}"]

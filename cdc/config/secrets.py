@@ -2,7 +2,7 @@
 
 Every secret that a configuration brings is remembered here, for the life of the process; everything that leaves the
 process as text (messages, logs, tracebacks, worker states, not rows) goes through :func:`redact`. Values that are not
-known are recognised by their place: a URL's password, ``password=…``, ``password: …``.
+known are recognised by their place: a URL's password, ``password=…``.
 """
 
 from __future__ import annotations
@@ -52,12 +52,17 @@ def remember(secret: str) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` without any secret that is known or recognised by its place."""
+    """`text` without any secret that is known, or recognised as the password of a URL or connection string."""
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    for pattern in (_URL_PASSWORD, _PARAMETER, _SETTING):
+    for pattern in (_URL_PASSWORD, _PARAMETER):
         text = pattern.sub(_mask, text)
     return text
+
+
+def redact_line(line: str) -> str:
+    """A line of a configuration file, without what its key says to be a secret even if the file cannot be parsed."""
+    return _SETTING.sub(_mask, redact(line))
 
 
 def inline_password(text: str) -> str | None:
