@@ -1,0 +1,100 @@
+"""Is each store equal to the database? Row by row, value by value, read with each store's own driver."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import redis
+import tantivy
+
+from cdc.demo.shop import TABLES
+
+Rows = Mapping[tuple[Any, ...], Mapping[str, Any]]
+"""The rows of one table by primary key."""
+
+
+def database_rows(url: str) -> dict[str, tuple[tuple[str, ...], Rows]]:
+    """Key columns and rows of each table, as the database has them."""
+    found = {}
+    with psycopg.connect(url, options="-c timezone=UTC") as connection:
+        for table in TABLES:
+            key = tuple(
+                row[0]
+                for row in connection.execute(
+                    "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
+                    "AND a.attnum = ANY (i.indkey) WHERE i.indrelid = %s::regclass AND i.indisprimary ORDER BY attnum",
+                    (f"shop.{table}",),
+                )
+            )
+            cursor = connection.execute(psycopg.sql.SQL("SELECT * FROM shop.{}").format(psycopg.sql.Identifier(table)))
+            names = [column.name for column in cursor.description or ()]
+            found[table] = key, _by_key(key, (dict(zip(names, row, strict=True)) for row in cursor))
+    return found
+
+
+def differences(expected: Rows, found: Rows) -> tuple[int, int, int]:
+    """How many rows are missing, stale and extra in a store."""
+    missing = sum(key not in found for key in expected)
+    extra = sum(key not in expected for key in found)
+    stale = sum(key in found and not _equal(row, found[key]) for key, row in expected.items())
+    return missing, stale, extra
+
+
+def warehouse_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
+    """A table of the DuckDB file."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        cursor = connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608 - one of TABLES
+        names = [column[0] for column in cursor.description or ()]
+        return _by_key(key, (dict(zip(names, row, strict=True)) for row in cursor.fetchall()))
+
+
+def cache_rows(url: str, table: str, key: tuple[str, ...]) -> Rows:
+    """All ``table:…`` keys of the cache."""
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        keys = list(client.scan_iter(match=f"{table}:*", count=1000))
+        values = client.mget(keys) if keys else []
+        return _by_key(key, (json.loads(value) for value in values if value is not None))
+
+
+def search_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
+    """All live documents of a table in the index."""
+    index = tantivy.Index.open(str(path))
+    searcher = index.searcher()
+    query = index.parse_query(f'_topic:"shop.shop.{table}" AND _deleted:false')
+    hits = searcher.search(query, limit=1_000_000).hits
+    return _by_key(key, (json.loads(searcher.doc(address)["_row"][0]) for _, address in hits))
+
+
+def search(path: Path, text: str) -> list[str]:
+    """Names of the products that a full-text query finds."""
+    index = tantivy.Index.open(str(path))
+    searcher = index.searcher()
+    query = index.parse_query(f'_topic:"shop.shop.products" AND _deleted:false AND row.name:"{text}"')
+    return [json.loads(searcher.doc(address)["_row"][0])["sku"] for _, address in searcher.search(query, limit=5).hits]
+
+
+def _by_key(key: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> Rows:
+    return {tuple(row[column] for column in key): row for row in rows}
+
+
+def _equal(row: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    return all(column in stored and _same(value, stored[column]) for column, value in row.items())
+
+
+def _same(value: Any, stored: Any) -> bool:
+    """Whether a store's form of a value means what the database has: stores keep decimals and times as text, too."""
+    if value is None or stored is None:
+        return value is stored
+    readers: dict[type, Callable[[Any], Any]] = {
+        Decimal: lambda v: Decimal(str(v)),
+        datetime.datetime: lambda v: v if isinstance(v, datetime.datetime) else datetime.datetime.fromisoformat(v),
+        dict: lambda v: json.loads(v) if isinstance(v, str) else v,
+    }
+    return bool(readers.get(type(value), lambda v: v)(stored) == value)
