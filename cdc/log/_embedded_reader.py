@@ -7,25 +7,27 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from cdc.errors import GapError, TransientError
 from cdc.log import Assigned, Committed, Fetched, LogReader, Record, Revoked, Topic, TopicPartition
-from cdc.log._sqlite import OFFSET_BITS, OFFSET_MASK, connect, explaining, opened, transaction
+from cdc.log._sqlite import OFFSET_BITS, connect, explaining, opened, transaction
 
 LOOK_EVERY_SECONDS: Final = 1.0
 """How often the reader looks for new topics and files."""
 SHORTEST_NAP: Final = 0.0005
 LONGEST_NAP: Final = 0.004
 """Between two looks at the files while nothing comes; a look costs microseconds."""
-RECORD_OVERHEAD: Final = 200
 
-_record: Callable[[tuple[int, bytes, bytes | None, bytes, int]], Record] = partial(tuple.__new__, Record)
-_SELECT: Final = (
-    "SELECT id & 0xffffffffff, key, value, header, timestamp FROM records WHERE id >= ? AND id < ? ORDER BY id"
-)
+_decode = msgspec.msgpack.Decoder(list[Record]).decode
+_BLOCKS: Final = """
+SELECT records FROM blocks
+WHERE id >= (SELECT ifnull(max(id), ?2) FROM blocks WHERE id BETWEEN ?1 AND ?2) AND id < ?3 ORDER BY id
+"""
+"""From the block that holds row id ?2 on; ?1 begins the partition, ?3 ends what is committed."""
 
 
 @dataclass(slots=True)
@@ -220,16 +222,18 @@ class EmbeddedReader(LogReader):
     def _read(self, place: _Place, budget: int) -> tuple[list[Record], int]:
         assert place.file is not None
         first = place.number << OFFSET_BITS
+        bounds = (first, first | place.next_offset, first | place.end)
         size = 0
         records: list[Record] = []
-        cursor = self._files[place.file].connection.execute(_SELECT, (first | place.next_offset, first | place.end))
-        for row in cursor:
-            records.append(_record(row))
-            value = row[2]
-            size += RECORD_OVERHEAD if value is None else RECORD_OVERHEAD + len(value)
+        cursor = self._files[place.file].connection.execute(_BLOCKS, bounds)
+        for (block,) in cursor:
+            records += _decode(block)
+            size += len(block)
             if size >= budget:
                 break
         cursor.close()
+        if records and records[0].offset < place.next_offset:
+            records = [record for record in records if record.offset >= place.next_offset]
         return records, size
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
+import msgspec
+
 from cdc.errors import ConfigurationError, FencedError, TransientError
 from cdc.log import LogWriter, Produced
 from cdc.log._sqlite import (
     OFFSET_BITS,
-    OFFSET_MASK,
     SOURCE_TABLES,
     connect,
     explained,
@@ -33,7 +34,20 @@ STAGE_BYTES: Final = 4 << 20
 RECORD_OVERHEAD: Final = 200
 """What a record costs in memory beside its value, bytes."""
 
-_Row = tuple[int, bytes, bytes | None, bytes, int]
+BLOCK_RECORDS: Final = 256
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Pending:
+    """What was collected for the partitions of one topic, as :class:`cdc.log.Record`'s tuples, and what comes next."""
+
+    __slots__ = ("next_offsets", "numbers", "records")
+
+    def __init__(self, heads: Sequence[tuple[int, int]]) -> None:
+        self.numbers = [number for number, _ in heads]
+        self.next_offsets = [offset for _, offset in heads]
+        self.records: list[list[tuple[int, bytes, bytes | None, bytes, int]]] = [[] for _ in heads]
 
 
 class EmbeddedWriter(LogWriter):
@@ -50,10 +64,9 @@ class EmbeddedWriter(LogWriter):
         self._source = source
         self._token = uuid.uuid4().hex
         self._connection: sqlite3.Connection | None = None
-        self._next: dict[str, list[int]] = {}
-        self._moved: dict[int, int] = {}
-        self._rows: list[_Row] = []
+        self._topics: dict[str, _Pending] = {}
         self._bytes = 0
+        self._staged: dict[int, int] = {}
         self._schemas: list[tuple[bytes, bytes]] = []
 
     def fence(self) -> bytes | None:
@@ -61,85 +74,73 @@ class EmbeddedWriter(LogWriter):
         with explaining(self._path):
             connection = self._connection = connect(self._path)
             connection.execute(f"PRAGMA busy_timeout={FENCE_SECONDS * 1000:.0f}")
-            connection.execute("PRAGMA wal_autocheckpoint=1000")
             connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
             with transaction(connection):
                 connection.execute("UPDATE owner SET token = ?, process = ?", (self._token, os.getpid()))
                 heads = connection.execute("SELECT number, next_offset FROM partitions").fetchall()
                 connection.executemany(
-                    "DELETE FROM records WHERE id >= ? AND id < ?",
+                    "DELETE FROM blocks WHERE id >= ? AND id < ?",
                     [(number << OFFSET_BITS | offset, number + 1 << OFFSET_BITS) for number, offset in heads],
                 )
                 found = connection.execute("SELECT position FROM position").fetchone()
         return None if found is None else found[0]
 
     def append(self, records: Sequence[Produced], timeout: float) -> int:
-        rows, size = self._rows, self._bytes
+        size = self._bytes
         now = time.time_ns() // 1_000_000
         current = ""
-        ids: list[int] = []
-        count = 0
         for taken, (topic, key, value, header) in enumerate(records):
             if size > STAGE_BYTES:
-                self._bytes = size
-                if not self._stage(timeout):
+                if not self._write(None, timeout):
+                    self._bytes = size
                     return taken
-                rows, size = self._rows, 0
+                size = 0
             if topic != current:
-                ids = self._next.get(topic) or self._start(topic)
-                count = len(ids)
+                pending = self._topics.get(topic) or self._start(topic)
+                offsets, lists, partitions = pending.next_offsets, pending.records, len(pending.numbers)
                 current = topic
-            partition = crc32(key) % count
-            at = ids[partition]
-            ids[partition] = at + 1
-            rows.append((at, key, value, header, now))
+            partition = crc32(key) % partitions
+            offset = offsets[partition]
+            offsets[partition] = offset + 1
+            lists[partition].append((offset, key, value, header, now))
             size += RECORD_OVERHEAD if value is None else RECORD_OVERHEAD + len(value)
         self._bytes = size
         return len(records)
 
     def append_marker(self, topic: str, key: bytes, header: bytes) -> None:
-        ids = self._next.get(topic) or self._start(topic)
+        pending = self._topics.get(topic) or self._start(topic)
         now = time.time_ns() // 1_000_000
-        for partition, at in enumerate(ids):
-            self._rows.append((at, key, b"", header, now))
-            ids[partition] = at + 1
+        for partition, offset in enumerate(pending.next_offsets):
+            pending.records[partition].append((offset, key, b"", header, now))
+            pending.next_offsets[partition] = offset + 1
             self._bytes += RECORD_OVERHEAD
 
     def append_schema(self, schema: TableSchema) -> None:
         self._schemas.append((schema.id, schema.to_json()))
 
     def commit(self, position: bytes, timeout: float) -> bool:
-        if not self._write(position, timeout):
-            return False
-        self._moved.clear()
-        self._schemas.clear()
-        return True
+        return self._write(position, timeout)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._rows, self._bytes = [], 0
-
-    def _stage(self, timeout: float) -> bool:
-        return self._write(None, timeout)
+        self._topics = {}
 
     def _write(self, position: bytes | None, timeout: float) -> bool:
-        """Write what was collected, and with a `position` make the append readable. False: the file was locked."""
+        """Write what was collected; with a `position` make the append readable. False: the file was locked."""
         connection = self._alive()
-        rows = self._rows
-        rows.sort()
-        moved = {at >> OFFSET_BITS: (at & OFFSET_MASK) + 1 for at, *_ in rows}
+        blocks, moved = self._blocks()
         try:
             connection.execute(f"PRAGMA busy_timeout={timeout * 1000:.0f}")
             # Staged records need not be on disk yet: the commit that makes them readable syncs the same file.
             connection.execute(f"PRAGMA synchronous={'NORMAL' if position is None else 'FULL'}")
             with transaction(connection):
                 self._check_owner(connection)
-                connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+                connection.executemany("INSERT INTO blocks VALUES (?, ?)", blocks)
                 if position is not None:
                     connection.executemany(
-                        "UPDATE partitions SET next_offset = ?2 WHERE number = ?1", {**self._moved, **moved}.items()
+                        "UPDATE partitions SET next_offset = ?2 WHERE number = ?1", {**self._staged, **moved}.items()
                     )
                     connection.executemany("INSERT OR IGNORE INTO schemas VALUES (?, ?)", self._schemas)
                     connection.execute("DELETE FROM position")
@@ -152,9 +153,31 @@ class EmbeddedWriter(LogWriter):
         except FencedError:
             self.close()
             raise
-        self._moved.update(moved)
-        self._rows, self._bytes = [], 0
+        for pending in self._topics.values():
+            for records in pending.records:
+                records.clear()
+        self._bytes = 0
+        if position is None:
+            self._staged.update(moved)
+        else:
+            self._staged.clear()
+            self._schemas.clear()
         return True
+
+    def _blocks(self) -> tuple[list[tuple[int, bytes]], dict[int, int]]:
+        """What was collected as rows of `blocks`, and by partition number the next offset after it."""
+        blocks: list[tuple[int, bytes]] = []
+        moved: dict[int, int] = {}
+        for pending in self._topics.values():
+            for partition, records in enumerate(pending.records):
+                if not records:
+                    continue
+                number = pending.numbers[partition]
+                moved[number] = pending.next_offsets[partition]
+                for first in range(0, len(records), BLOCK_RECORDS):
+                    block = records[first : first + BLOCK_RECORDS]
+                    blocks.append((number << OFFSET_BITS | block[0][0], _encode(block)))
+        return blocks, moved
 
     def _check_owner(self, connection: sqlite3.Connection) -> None:
         token, process = connection.execute("SELECT token, process FROM owner").fetchone()
@@ -168,8 +191,8 @@ class EmbeddedWriter(LogWriter):
             raise TransientError(f"the log's writer of source {self._source!r} is closed", hint="open a new one")
         return self._connection
 
-    def _start(self, topic: str) -> list[int]:
-        """The next row id of each partition of `topic`, which this source is about to write for the first time.
+    def _start(self, topic: str) -> _Pending:
+        """Learn the partitions of `topic`, which this writer is about to write for the first time.
 
         The catalogue says which source a topic belongs to. The file is told first, so that a topic which the catalogue
         gives to us but our file does not know means: the file was lost. Then the topic starts anew, under a new id.
@@ -197,15 +220,15 @@ class EmbeddedWriter(LogWriter):
             heads = connection.execute(
                 "SELECT number, next_offset FROM partitions WHERE topic = ? ORDER BY partition", (topic,)
             ).fetchall()
-        ids = self._next[topic] = [number << OFFSET_BITS | offset for number, offset in heads]
-        return ids
+        pending = self._topics[topic] = _Pending(heads)
+        return pending
 
     @staticmethod
     def _register(connection: sqlite3.Connection, topic: str, topic_id: str, partitions: int) -> None:
         """Enter a new topic, in place of an older one of the same name."""
         for (number,) in connection.execute("SELECT number FROM partitions WHERE topic = ?", (topic,)).fetchall():
-            first = number << OFFSET_BITS
-            connection.execute("DELETE FROM records WHERE id >= ? AND id < ?", (first, first + OFFSET_MASK))
+            bounds = (number << OFFSET_BITS, number + 1 << OFFSET_BITS)
+            connection.execute("DELETE FROM blocks WHERE id >= ? AND id < ?", bounds)
         connection.execute("DELETE FROM partitions WHERE topic = ?", (topic,))
         connection.execute("INSERT OR REPLACE INTO topics VALUES (?, ?)", (topic, topic_id))
         connection.executemany(

@@ -13,8 +13,7 @@ from typing import Final
 from cdc.errors import CdcError, PermanentError, TransientError
 
 OFFSET_BITS: Final = 40
-"""A record's row id is ``partition number << 40 | offset``: records of a partition lie side by side, in order."""
-OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
+"""A block's row id is ``partition number << 40 | offset of its first record``: a partition lies together, in order."""
 
 SOURCE_TABLES: Final = """
 CREATE TABLE owner (token TEXT NOT NULL, process INTEGER NOT NULL);
@@ -23,12 +22,13 @@ CREATE TABLE topics (name TEXT PRIMARY KEY, id TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE partitions (
   number INTEGER PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL,
   start_offset INTEGER NOT NULL DEFAULT 0, next_offset INTEGER NOT NULL DEFAULT 0, UNIQUE (topic, partition));
-CREATE TABLE records (id INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB, header BLOB NOT NULL, timestamp INTEGER);
+CREATE TABLE blocks (id INTEGER PRIMARY KEY, records BLOB NOT NULL);
 CREATE TABLE position (position BLOB NOT NULL);
 CREATE TABLE schemas (id BLOB PRIMARY KEY, schema BLOB NOT NULL) WITHOUT ROWID;
 """
-"""One file per source. A record is readable once its offset is below its partition's `next_offset`: what lies above
-belongs to an append that is still open, or was given up."""
+"""One file per source. `blocks` holds runs of consecutive records (MessagePack, a list of `Record`): a row for each
+record would cost three times as much. A record is readable once its offset is below its partition's `next_offset`: what
+lies above belongs to an append that is still open, or was given up."""
 
 GROUPS_TABLES: Final = """
 CREATE TABLE topics (name TEXT PRIMARY KEY, id TEXT NOT NULL, partitions INTEGER NOT NULL, source TEXT) WITHOUT ROWID;
