@@ -183,9 +183,10 @@ def test_a_partial_row_takes_nothing_from_behind_a_whole_one_or_a_delete() -> No
     # Nothing that the store holds from before the delete may come back: the row counts as whole.
     assert batch.rows == [Row(key(1), 3, partial, ORDERS, False, 3)]
     replaced = one(
-        change(b"u", 1, 1, b'{"id":1,"note":"old"}', flags=PARTIAL),
-        change(b"u", 1, 2, b'{"id":1,"note":"new","price":3}'),
-        change(b"u", 1, 3, b'{"id":1}', flags=PARTIAL),
+        change(b"c", 1, 1, whole),
+        change(b"u", 1, 2, b'{"id":1,"note":"older"}', flags=PARTIAL),
+        change(b"u", 1, 3, b'{"id":1,"note":"new","price":3}'),
+        change(b"u", 1, 4, b'{"id":1}', flags=PARTIAL),
     )
     assert [row.after for row in replaced.rows] == [b'{"id":1,"note":"new","price":3}']
 
@@ -210,6 +211,14 @@ def test_a_column_that_changed_its_type_or_went_is_not_carried_over() -> None:
     assert filled(row, older) == row
     dropped = TableSchema(ORDERS.topic, "public", "orders", ORDERS.columns[:2], ("id",))
     assert filled(row._replace(schema=dropped), older).after == b'{"id":1,"note":"x"}'
+
+
+def test_a_column_that_no_older_row_can_have_does_not_make_a_row_partial() -> None:
+    added = TableSchema(ORDERS.topic, "public", "orders", (*ORDERS.columns, Column("new", TEXT, "text")), ("id",))
+    older = Row(key(1), 1, b'{"id":1,"note":"x","price":1}', ORDERS, False, 0)
+    row = Row(key(1), 2, b'{"id":1}', added, True, 0)
+    assert filled(row, older) == Row(key(1), 2, older.after, added, False, 0)
+    assert filled(row, older._replace(partial=True)).partial
 
 
 def test_placeholders_of_the_debezium_profile_are_not_values() -> None:
