@@ -40,6 +40,9 @@ class TableSchema:
         """Content hash, 8 bytes: equal schemas have equal ids on every machine."""
         return hashlib.blake2b(self.to_json(), digest_size=8).digest()
 
+    def __hash__(self) -> int:
+        return hash(self.id)  # cheap: schemas are keys of caches that are asked for each row
+
     @cached_property
     def by_name(self) -> dict[str, Column]:
         """Columns by name."""

@@ -36,6 +36,7 @@ _SPECIAL_TIMESTAMPS: Final = {b"infinity": 9223372036825200000, b"-infinity": -9
 _DATE_TEXTS: Final = {number: text.decode() for text, number in _SPECIAL_DATES.items()}
 _TIMESTAMP_TEXTS: Final = {number: text.decode() for text, number in _SPECIAL_TIMESTAMPS.items()}
 _DAY: Final = 86_400_000_000
+_MAX_SCALE: Final = 16_383
 _MAX_DIGITS: Final = 4_000  # beyond about 4,300 Python's int() refuses text
 
 
@@ -46,6 +47,8 @@ def _unscaled(digits: bytes) -> bytes:
 
 
 def _scaled(base64: str, scale: int) -> str:
+    if abs(scale) > _MAX_SCALE:
+        raise ValueError(f"a scale of {scale}")
     number = Decimal(int.from_bytes(b64decode(base64, validate=True), "big", signed=True))
     sign, digits, _ = number.as_tuple()
     return format(Decimal((sign, digits, -scale)), "f")

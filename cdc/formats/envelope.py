@@ -78,7 +78,7 @@ class Envelope:
 
 
 def _fine_times(time: int) -> bytes:
-    return b'"ts_us":%d,"ts_ns":%d000,' % (time, time)
+    return b'"ts_us":%d,"ts_ns":%d,' % (time, time * 1000)
 
 
 def _processed(now: int) -> bytes:

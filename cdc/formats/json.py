@@ -4,13 +4,13 @@ For each logical type there is a code fragment for the generator (:func:`renderi
 :class:`cdc.formats.Fragment`) and a plain function (:func:`render`, over the canonical value); a property test holds
 them equal byte for byte. The ``debezium`` profile's values are in :mod:`cdc.formats.debezium`.
 
-``readable``: numbers for integers, booleans and finite floats (digits as the database prints them); strings for
-decimals, everything temporal, NaN and the infinities; base64 for bytes; JSON documents as strings, exactly as printed.
+``readable``: numbers for integers and finite floats, with the digits that the database prints (but ``-0.0``); strings
+for decimals, everything temporal, NaN and the infinities; base64 for bytes; JSON documents as strings, as printed.
 """
 
 from __future__ import annotations
 
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -33,7 +33,6 @@ _TEXTS: Final = frozenset({Kind.STRING, Kind.JSON, Kind.ENUM, Kind.OTHER})
 _NUMBER: Final = Fragment("v")
 _QUOTED: Final = Fragment("b'\"%b\"' % v")
 _BOOLEAN: Final = Fragment('b"true" if v else b"false"')
-_FLOAT: Final = Fragment("v if v[-1] < 58 else b'\"%b\"' % v")  # NaN and Infinity end in letters
 _TEXT: Final = Fragment("dumps(v.decode())", {"dumps": dumps})
 _BYTES: Final = Fragment("b'\"%b\"' % base64(v, newline=False)", {"base64": b2a_base64})
 
@@ -50,7 +49,8 @@ def rendering(type_: LogicalType, profile: str, name: str) -> Fragment:
     if kind in _INTEGERS:
         return _NUMBER
     if kind in _FLOATS:
-        return _FLOAT
+        # The last byte tells finite numbers, which end in a digit, from the rest.
+        return Fragment('v if v[-1] < 58 and v != b"-0" else render_float(v)', {"render_float": _render_float})
     if kind in _TEXTS:
         return _TEXT
     if kind is Kind.BOOLEAN:
@@ -81,6 +81,12 @@ def _debezium(type_: LogicalType) -> Callable[[bytes], bytes] | None:
     return None
 
 
+def _render_float(v: bytes) -> bytes:
+    if v in (b"NaN", b"Infinity", b"-Infinity"):
+        return b'"%b"' % v
+    return b"-0.0" if v == b"-0" else v  # a reader would take -0 for an integer, and lose its sign
+
+
 def render(type_: LogicalType, profile: str, value: Value) -> bytes:
     """The JSON of a canonical value. Raises ValueError when it is not one of `type_`."""
     if value is None:
@@ -101,8 +107,8 @@ def render(type_: LogicalType, profile: str, value: Value) -> bytes:
     function = _debezium(type_) if profile == "debezium" else None
     if function is not None:
         return function(value.encode())
-    if type_.kind in _FLOATS and value not in ("NaN", "Infinity", "-Infinity"):
-        return value.encode()
+    if type_.kind in _FLOATS:
+        return _render_float(value.encode())
     return dumps(value)
 
 
@@ -159,13 +165,6 @@ def key_supported(type_: LogicalType, native: str) -> str | None:
     return None
 
 
-_FIELDS: Final[dict[Kind, type]] = {
-    Kind.BOOLEAN: bool,
-    **dict.fromkeys(_INTEGERS, int),
-    Kind.BYTES: bytes,
-}
-
-
 def decode(schema: TableSchema, after: bytes, partial: bool = False) -> dict[str, Value]:
     """The row in `after` (the JSON of a row in the profile of `schema`) as canonical values by column name.
 
@@ -175,66 +174,46 @@ def decode(schema: TableSchema, after: bytes, partial: bool = False) -> dict[str
     Raises DecodeError when `after` is no such row.
     """
     try:
-        return _decoder(schema)(after, partial)
-    except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as error:
+        row = _decode_object(after)
+        if partial and schema.profile == "debezium":
+            for name, placeholder in _placeholders(schema):
+                if name in row and row[name] == placeholder:
+                    del row[name]
+        for name, load in _loaders(schema):
+            value = row.get(name)
+            if value is not None:
+                row[name] = load(value)
+    except (msgspec.MsgspecError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise DecodeError(f"a row of {schema.topic} does not fit its schema {schema.id.hex()}") from error
+    return row
+
+
+# Most JSON values are canonical values already; floats must keep their digits.
+_decode_object: Final = msgspec.json.Decoder(dict[str, Any], float_hook=str).decode
 
 
 @lru_cache(1024)
-def _decoder(schema: TableSchema) -> Callable[[bytes, bool], dict[str, Value]]:
-    """One msgspec decoder per schema; only columns whose JSON is not yet the canonical value are touched again."""
-    fields = [
-        (f"c{index}", _field(column.type, schema.profile), msgspec.field(name=column.name, default=msgspec.UNSET))
-        for index, column in enumerate(schema.columns)
-    ]
-    decode_struct = msgspec.json.Decoder(msgspec.defstruct("Row", fields)).decode
-    columns = [
-        (f"c{index}", column.name, _loader(column.type, schema.profile)) for index, column in enumerate(schema.columns)
-    ]
-
-    def decode_row(after: bytes, partial: bool) -> dict[str, Value]:
-        row = decode_struct(after)
-        missing = _missing(schema, after) if partial and schema.profile == "debezium" else ()
-        values: dict[str, Value] = {}
-        for attribute, name, load in columns:
-            value = getattr(row, attribute)
-            if value is not msgspec.UNSET and name not in missing:
-                values[name] = value if load is None or value is None else load(value)
-        return values
-
-    return decode_row
+def _loaders(schema: TableSchema) -> list[tuple[str, Callable[[Any], Value]]]:
+    """The columns whose JSON is not yet the canonical value, and what makes it one."""
+    loaders = ((column.name, _loader(column.type, schema.profile)) for column in schema.columns)
+    return [(name, load) for name, load in loaders if load is not None]
 
 
-_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-
-def _missing(schema: TableSchema, after: bytes) -> set[str]:
-    """Names of the columns that hold the placeholder."""
-    row = _decode_raw(after)
-    return {
-        column.name
-        for column in schema.columns
-        if column.name in row and bytes(row[column.name]) == debezium.placeholder(column.type)
-    }
-
-
-def _field(type_: LogicalType, profile: str) -> object:
-    """What msgspec decodes a column into; ``Raw`` keeps the digits of floats and the shape of nested values."""
-    kind = type_.kind
-    if kind in _FIELDS:
-        return _FIELDS[kind] | None | msgspec.UnsetType
-    if kind in _FLOATS or kind is Kind.ARRAY:
-        return msgspec.Raw | msgspec.UnsetType
-    return Any if _debezium(type_) and profile == "debezium" else str | None | msgspec.UnsetType
+@lru_cache(1024)
+def _placeholders(schema: TableSchema) -> list[tuple[str, object]]:
+    return [(column.name, msgspec.json.decode(debezium.placeholder(column.type))) for column in schema.columns]
 
 
 def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
-    """From what msgspec decoded to the canonical value; None where that is the same."""
+    """From JSON to the canonical value; None where that is the same."""
     kind = type_.kind
     if kind in _FLOATS:
         return _load_float
-    if kind is Kind.ARRAY:
-        return lambda raw: _load_array(type_, profile, raw)
+    if kind is Kind.BYTES:
+        return a2b_base64
+    if kind is Kind.ARRAY and type_.element is not None:
+        load_item = _loader(type_.element, profile)
+        return None if load_item is None else lambda items: _load_items(items, load_item)
     if profile != "debezium":
         return None
     match kind:
@@ -253,25 +232,11 @@ def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
     return None
 
 
-def _load_float(raw: msgspec.Raw) -> Value:
-    text = bytes(raw)
-    return None if text == b"null" else text.strip(b'"').decode()
+def _load_float(value: int | str) -> str:
+    return "-0" if value == "-0.0" else str(value)
 
 
-_decode_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
-
-def _load_array(type_: LogicalType, profile: str, raw: msgspec.Raw) -> Value:
-    if bytes(raw) == b"null":
-        return None
-    assert type_.element is not None
+def _load_items(items: list[Any], load: Callable[[Any], Value]) -> Value:
     return [
-        _load_array(type_, profile, item) if bytes(item).startswith(b"[") else _load_item(type_.element, profile, item)
-        for item in _decode_items(raw)
+        item if item is None else _load_items(item, load) if isinstance(item, list) else load(item) for item in items
     ]
-
-
-def _load_item(type_: LogicalType, profile: str, raw: msgspec.Raw) -> Value:
-    item = msgspec.json.decode(raw, type=_field(type_, profile))
-    load = _loader(type_, profile)
-    return item if load is None or item is None else load(item)

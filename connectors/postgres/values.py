@@ -9,6 +9,7 @@ Known gaps: an array whose lower bounds are not 1 loses them.
 
 from __future__ import annotations
 
+import re
 from binascii import unhexlify
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -138,6 +139,24 @@ def _array(element_oid: int, modifier: int, lookup: Lookup) -> tuple[LogicalType
     return LogicalType(Kind.ARRAY, element=element), native + "[]"
 
 
+_NUMBER: Final = r"-?\d+(\.\d+)?"
+_DATE: Final = r"\d{4,7}-\d\d-\d\d"
+_TIME: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
+_PRINTED: Final = {
+    Kind.DECIMAL: _NUMBER + "|NaN|-?Infinity",
+    Kind.FLOAT32: _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity",
+    Kind.FLOAT64: _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity",
+    Kind.UUID: "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    Kind.DATE: _DATE + "( BC)?|-?infinity",
+    Kind.TIME: _TIME,
+    Kind.TIMETZ: _TIME + r"[+-]\d\d(:\d\d){0,2}",
+    Kind.TIMESTAMP: f"{_DATE} {_TIME}( BC)?|-?infinity",
+    Kind.TIMESTAMPTZ: rf"{_DATE} {_TIME}\+00( BC)?|-?infinity",
+}
+"""What the server prints for types whose text is not arbitrary."""
+_PATTERNS: Final = {kind: re.compile(pattern.encode()) for kind, pattern in _PRINTED.items()}
+
+
 def load(type_: LogicalType, text: bytes) -> Value:
     """The canonical value of PostgreSQL's `text`. Raises DecodeError when it is not what the type prints."""
     try:
@@ -147,13 +166,19 @@ def load(type_: LogicalType, text: bytes) -> Value:
 
 
 def _load(type_: LogicalType, text: bytes) -> Value:
+    pattern = _PATTERNS.get(type_.kind)
+    if pattern is not None and pattern.fullmatch(text) is None:
+        raise ValueError
     match type_.kind:
         case Kind.BOOLEAN:
             if text not in (b"t", b"f"):
                 raise ValueError
             return text == b"t"
         case Kind.INT16 | Kind.INT32 | Kind.INT64 | Kind.UINT64:
-            return int(text)
+            number = int(text)
+            if b"%d" % number != text:
+                raise ValueError
+            return number
         case Kind.BYTES:
             if text[:2] != b"\\x":
                 raise ValueError

@@ -126,8 +126,8 @@ def lookup_in(connection: psycopg.Connection[Any]) -> Any:
 
     def lookup(oid: int) -> CatalogType | None:
         row = connection.execute(
-            "SELECT typtype::text, format_type(oid, NULL), typelem, typbasetype, typtypmod, typsubscript::text FROM pg_type"
-            " WHERE oid = %s",
+            "SELECT typtype::text, format_type(oid, NULL), typelem, typbasetype, typtypmod, typsubscript::text"
+            " FROM pg_type WHERE oid = %s",
             [oid],
         ).fetchone()
         if row is None:
