@@ -511,7 +511,7 @@ class PostgresStream(Stream):
         news = self._feedback[1] != self._acknowledged
         if now - self._feedback_at > (0.2 if news else FEEDBACK_SECONDS):
             self._send_feedback(now)
-        if self._resuming is not None or self._snapshots is None or not self.splittable:
+        if self._resuming is not None or self._snapshots is None or self._ready is not None or not self.splittable:
             return
         self._snapshots.poll(self._plan, self._tables.captured, self._stored.nonce)
         if now - self._looked_at > LOOK_SECONDS:
