@@ -24,9 +24,8 @@ COLUMNS = (
     Column("note", LogicalType(Kind.STRING), "text"),
     Column("amount", LogicalType(Kind.DECIMAL, 12, 2), "numeric(12,2)"),
 )
-TRANSACTION = Envelope("postgresql", "shop", "inventory").transaction(
-    555, 1559033904863123, 24023119, 1559033904870456000
-)
+ENVELOPE = Envelope("postgresql", "shop", "inventory")
+TRANSACTION = ENVELOPE.transaction(555, 1559033904863123, 24023119, 1559033904870456000)
 LSN = 24023128
 VERSION = 1 << 48 | 7
 
