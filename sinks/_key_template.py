@@ -20,20 +20,26 @@ Naming = Callable[[bytes], str]
 _TABLE_FIELDS: Final = frozenset({"schema", "table"})
 
 
+def fields_of(text: str) -> list[tuple[str, str | None]]:
+    """A template's texts, each with the field in braces that follows it (None after the last).
+
+    Raises ValueError when it contains more than names in braces.
+    """
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError:
+        raise ValueError("has a brace without its partner; for example {table}:{pk}") from None
+    if any(spec or conversion or (field is not None and not field.strip()) for _, field, spec, conversion in parts):
+        raise ValueError("may contain names in braces only, without conversion or format")
+    return [(literal, field) for literal, field, _, _ in parts]
+
+
 class KeyTemplate:
     """A template as it stands in the configuration. Raises ValueError when it is none."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._parts: list[tuple[str, str | None]] = []
-        try:
-            parsed = list(string.Formatter().parse(text))
-        except ValueError:
-            raise ValueError("has a brace without its partner; for example {table}:{pk}") from None
-        for literal, field, spec, conversion in parsed:
-            if spec or conversion or (field is not None and not field.strip()):
-                raise ValueError("may contain column names in braces only, without conversion or format")
-            self._parts.append((literal, field))
+        self._parts = fields_of(text)
         if all(field is None or field in _TABLE_FIELDS for _, field in self._parts):
             raise ValueError("must contain {pk} or the key columns, or all rows would have one key")
 

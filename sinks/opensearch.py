@@ -24,15 +24,17 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cdc.config.fields import Duration, Secret, SinkConfig
-from cdc.errors import ConfigurationError, FencedError, PermanentError, TransientError
+from cdc.errors import FencedError, PermanentError, TransientError
+from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row, Sink
 from schemas.table import TableSchema
 from sinks._bulk import Bulk, Operation, deletion, document_id, insertion, lost
 from sinks._http import HttpServer, error_type
+from sinks._key_template import fields_of
 from sinks._rows import merged
 from sinks._search_index import OWN_FIELDS, index_name, mapping
 from sinks._url import server_url
@@ -47,6 +49,12 @@ TOTAL_FIELDS: Final = 10_000
 _encode: Final = msgspec.json.encode
 
 
+def _index_template(text: str) -> str:
+    if unknown := {field for _, field in fields_of(text) if field} - {"pipeline", "schema", "table"}:
+        raise ValueError(f"may name {{pipeline}}, {{schema}} and {{table}}, not {', '.join(sorted(unknown))}")
+    return text
+
+
 class OpenSearchConfig(SinkConfig):
     """Configuration of an OpenSearch or Elasticsearch sink."""
 
@@ -57,7 +65,7 @@ class OpenSearchConfig(SinkConfig):
     """In place of user name and password."""
     ca: Path | None = None
     """Certificates to trust besides the system's, PEM."""
-    index: Annotated[str, Field(min_length=1)] = "{pipeline}.{schema}.{table}"
+    index: Annotated[str, Field(min_length=1), AfterValidator(_index_template)] = "{pipeline}.{schema}.{table}"
     """Name of a table's index: ``{pipeline}``, ``{schema}``, ``{table}``."""
     shards: Annotated[int, Field(gt=0)] = 1
     replicas: Annotated[int, Field(ge=0)] = 1
@@ -99,12 +107,6 @@ class OpenSearchSink(Sink):
         assert isinstance(config, OpenSearchConfig)
         self._config = config
         self._pipeline = pipeline
-        try:
-            config.index.format(pipeline="", schema="", table="")
-        except (KeyError, ValueError, IndexError, AttributeError):
-            raise ConfigurationError(
-                f"sink {name}: index may contain {{pipeline}}, {{schema}} and {{table}} in braces, and nothing else"
-            ) from None
         url = urlsplit(config.url)
         self._where = f"sink {name}: the server at {url.hostname}:{url.port or ''}".rstrip(":")
         self._owner = f"{pipeline}:{name}"
@@ -113,6 +115,12 @@ class OpenSearchSink(Sink):
         self._prepared: set[tuple[str, bytes]] = set()
         self._server = HttpServer(config.url, self._where, _authorization(config), config.ca)
         self._bulk = Bulk(self._server, self._where)
+
+    def check(self) -> list[Finding]:
+        """Look whether the server can be reached. Raises UnreachableError, PermanentError."""
+        version = self._server.request("GET", "/").json().get("version", {})
+        name = f"{version.get('distribution', 'elasticsearch')} {version.get('number')}"
+        return [Finding("server", Severity.OK, f"{self._where} answers ({name})")]
 
     def open(self) -> None:
         """Connect, make the index of our own if it is missing, claim. Raises UnreachableError, PermanentError."""

@@ -38,6 +38,7 @@ from cdc.errors import (
     TransientError,
     UnreachableError,
 )
+from cdc.findings import Finding, Severity
 from cdc.sink import Batch, Rejected, Row, Sink
 from schemas.table import TableSchema
 from sinks import _redis_scripts as scripts
@@ -143,21 +144,39 @@ class RedisSink(Sink):
         self._delete = self._client.register_script(scripts.DELETE)
         self._raise_floor = self._client.register_script(scripts.RAISE_FLOOR)
 
+    def check(self) -> list[Finding]:
+        """Look whether the server can be reached and fits. Raises UnreachableError, PermanentError."""
+        with self._border(UnreachableError):
+            server: dict[str, Any] = self._client.info()
+        version = server.get("valkey_version") or server.get("redis_version")
+        findings = [Finding("server", Severity.OK, f"{self._where} answers (version {version})")]
+        if server.get("cluster_enabled"):
+            findings.append(
+                Finding(
+                    "cluster",
+                    Severity.ERROR,
+                    f"{self._where} is a Redis Cluster, where one script cannot reach a row and its version",
+                    "point url at a server that is not part of a cluster",
+                )
+            )
+        policy = str(server.get("maxmemory_policy"))
+        if server.get("maxmemory") and policy.startswith("allkeys"):
+            findings.append(
+                Finding(
+                    "maxmemory-policy",
+                    Severity.ERROR,
+                    f"{self._where} may evict versions ({policy}), and a row without one would outlive its delete",
+                    "CONFIG SET maxmemory-policy volatile-lru, and give the sink a ttl",
+                )
+            )
+        return findings
+
     def open(self) -> None:
         """Connect, look whether the server fits, and claim it. Raises UnreachableError, PermanentError."""
+        for finding in self.check():
+            if finding.severity is Severity.ERROR:
+                raise PermanentError(finding.message, hint=finding.fix)
         with self._border(UnreachableError):
-            server = self._client.info()
-            if server.get("cluster_enabled"):
-                raise PermanentError(
-                    f"{self._where} is a Redis Cluster, where one script cannot reach a row and its version",
-                    hint="point url at a server that is not part of a cluster",
-                )
-            if server.get("maxmemory") and str(server.get("maxmemory_policy")).startswith("allkeys"):
-                raise PermanentError(
-                    f"{self._where} may evict versions (maxmemory-policy {server['maxmemory_policy']}), "
-                    "and a row without its version would outlive its delete",
-                    hint="CONFIG SET maxmemory-policy volatile-lru, and give the sink a ttl",
-                )
             with suppress(redis.ResponseError):  # not everyone may ask; the server's own default is assumed then
                 self._largest = int(self._client.config_get(SIZE_LIMIT)[SIZE_LIMIT] or 0)
             self._generation = int(self._client.eval(scripts.CLAIM, 1, self._own + b"generation"))
