@@ -75,3 +75,8 @@ def version(epoch: int, sequence: int) -> int:
 def epoch_of(number: int) -> int:
     """The epoch of a version."""
     return number >> SEQUENCE_BITS
+
+
+def sequence_of(number: int) -> int:
+    """The sequence of a version, within its epoch."""
+    return number & (1 << SEQUENCE_BITS) - 1

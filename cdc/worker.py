@@ -11,6 +11,8 @@ from typing import Any, Final
 from cdc.log import Log
 
 REPORT_EVERY_SECONDS: Final = 2.0
+SILENT_SECONDS: Final = 15.0
+"""A worker that has not reported for so long does not run any more, whatever it said last."""
 
 
 class State(StrEnum):
@@ -24,6 +26,13 @@ class State(StrEnum):
     NEEDS_REBUILD = "needs_rebuild"
     FAILED = "failed"
     STOPPED = "stopped"
+
+
+def running(report: Mapping[str, Any] | None) -> bool:
+    """Whether the worker of this report (a state of kind ``worker``) still runs."""
+    if report is None or report["state"] in (State.STOPPED, State.FAILED, State.NEEDS_REBUILD):
+        return False
+    return time.time() - float(report["at"]) < SILENT_SECONDS
 
 
 class Control:

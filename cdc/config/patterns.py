@@ -16,8 +16,9 @@ def is_literal(pattern: str) -> bool:
 
 
 def included(patterns: Iterable[str]) -> list[str]:
-    """The patterns that let names in."""
-    return [pattern for pattern in patterns if not pattern.startswith("!")]
+    """The patterns that let names in; all names, where there are only patterns that keep names out."""
+    patterns = list(patterns)
+    return [pattern for pattern in patterns if not pattern.startswith("!")] or (["*"] if patterns else [])
 
 
 def excluded(patterns: Iterable[str]) -> list[str]:

@@ -1,0 +1,197 @@
+"""The command line: every command with its options. What a command does is imported when it is called."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cdc import __version__
+from cdc.errors import CdcError
+
+if TYPE_CHECKING:
+    from cdc.cli.session import Session
+
+_SHARED: Final = "cdc.shared"
+_SHARED_OPTIONS: Final = {
+    "config": Annotated[
+        Path | None,
+        typer.Option("-c", "--config", metavar="PATH", help="The file; default cdc.yaml, then pipeline.yaml."),
+    ],
+    "as_json": Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")],
+    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
+}
+
+
+app = typer.Typer(
+    name="cdc",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Change data capture: a database's changes to a log, and from there to search, cache and warehouse.",
+    epilog="Exit codes: 0 ok, 1 error, 2 invalid input, 3 unreachable, 4 difference, 5 finding, 6 gap, 130+ aborted.",
+)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` with the options that every command has, showing errors as sentences and as exit codes."""
+
+    def call(**arguments: Any) -> None:
+        context: typer.Context = arguments["ctx"]
+        given = {name: value for name in _SHARED_OPTIONS if (value := arguments.pop(name))}
+        context.find_root().meta.setdefault(_SHARED, {}).update(given)
+        try:
+            function(**arguments)
+        except CdcError as error:
+            _session(context).failed(error)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:  # nobody reads any more: not an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - shown in full, less secrets
+            _session(context).broke(error)
+            sys.exit(1)
+
+    signature = inspect.signature(function, eval_str=True)
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=False if name != "config" else None, annotation=annotation
+        )
+        for name, annotation in _SHARED_OPTIONS.items()
+    ]
+    parameters = [*signature.parameters.values(), *added]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what inspect reads
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    return call
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cdc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+@_command
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_command
+def validate(
+    ctx: typer.Context,
+    path: Annotated[Path | None, typer.Argument(help="The file; default as for -c.", show_default=False)] = None,
+    connect: Annotated[bool, typer.Option("--connect", help="Also look at source, log and stores.")] = False,
+) -> None:
+    """Check the configuration: every error with its place, and with --connect whether the systems are ready."""
+    from cdc.cli.validate import validate as command
+
+    command(_session(ctx), path, connect)
+
+
+@app.command()
+@_command
+def run(
+    ctx: typer.Context,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ROLE", help="source/NAME or sink/NAME; can be repeated.")
+    ] = None,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when sources, then sinks, have caught up.")
+    ] = False,
+) -> None:
+    """Capture and deliver until stopped: the first signal drains and exits 0, the second aborts."""
+    from cdc.cli.run import run as command
+
+    command(_session(ctx), only or [], until_caught_up)
+
+
+@app.command()
+@_command
+def status(ctx: typer.Context) -> None:
+    """Show positions, lag, retained WAL, and each worker's state and last error, whether or not `run` is up."""
+    from cdc.cli.status import status as command
+
+    command(_session(ctx))
+
+
+@app.command()
+@_command
+def tap(
+    ctx: typer.Context,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", metavar="PATTERN", help="schema.table or a glob.")
+    ] = None,
+    op: Annotated[list[str] | None, typer.Option("--op", help="Letters: c u d r, t (truncate), s (sweep), m.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="A key: 42, or id=42,line=1, or JSON.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many events.")] = None,
+    format: Annotated[str, typer.Option("--format", help="json or diff.")] = "json",  # noqa: A002 - the option's name
+    start: Annotated[str, typer.Option("--from", help="beginning or end.")] = "end",
+) -> None:
+    """Show events as they pass: events on stdout, everything else on stderr."""
+    from cdc.cli.tap import Filter
+    from cdc.cli.tap import tap as command
+
+    command(_session(ctx), Filter.of(table or [], op or [], key), limit, format, start)
+
+
+@app.command()
+@_command
+def snapshot(
+    ctx: typer.Context,
+    tables: Annotated[list[str] | None, typer.Argument(metavar="[TABLE]...", help="schema.table; default all.")] = None,
+) -> None:
+    """Have rows read again, which also mends a gap. A running capture does it now, otherwise the next one."""
+    from cdc.cli.snapshot import snapshot as command
+
+    command(_session(ctx), tables or [])
+
+
+@app.command()
+@_command
+def cleanup(ctx: typer.Context, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Drop what the pipeline made: slot, publication, topics, states. Lists it and asks first; stores stay."""
+    from cdc.cli.cleanup import cleanup as command
+
+    command(_session(ctx), yes)
+
+
+@app.command()
+@_command
+def demo(
+    ctx: typer.Context,  # noqa: ARG001 - for the shared options
+    duration: Annotated[
+        float | None, typer.Option("--duration", min=1, help="Seconds; then compare, and exit 4 if a store differs.")
+    ] = None,
+) -> None:
+    """Show it all at work on this machine: a shop's database, and three stores that follow it."""
+    from cdc.demo import run as command
+
+    raise typer.Exit(command(duration))
+
+
+def _session(ctx: typer.Context) -> Session:
+    from cdc.cli.session import Session
+
+    shared = ctx.find_root().meta.get(_SHARED, {})
+    colour = not shared.get("no_color") and not os.environ.get("NO_COLOR")
+    return Session(ctx.info_name or "", shared.get("config"), bool(shared.get("as_json")), colour)
+
+
+def main() -> None:
+    """Entry point of ``cdc``."""
+    app(prog_name="cdc")

@@ -1,0 +1,70 @@
+"""``cdc validate``: the file, and with ``--connect`` the systems that it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from cdc.cli.session import Session
+from cdc.config.pipeline import Pipeline
+from cdc.errors import CdcError, UnreachableError
+from cdc.findings import Finding, Severity
+
+FINDING: Final = 5
+_MARKS: Final = {Severity.OK: "✓", Severity.WARNING: "⚠", Severity.ERROR: "✗"}
+
+
+def validate(session: Session, path: Path | None, connect: bool) -> None:
+    """Exit code 2 for an invalid file; with `connect` 3 when something is not reachable, 5 for an error found."""
+    pipeline = replace(session, file=path or session.file).pipeline()
+    counts = f"{len(pipeline.sources)} source(s), {len(pipeline.sinks)} sink(s)"
+    summary = f"{pipeline.file} is valid: pipeline {pipeline.name}, log {pipeline.log.type}, {counts}"
+    found = _connected(session, pipeline) if connect else {}
+    unreachable = any(isinstance(part, UnreachableError) for part in found.values())
+    findings = {role: _findings(part) for role, part in found.items()}
+    errors = [one for part in findings.values() for one in part if one.severity is Severity.ERROR]
+    result = {
+        "pipeline": pipeline.name,
+        "file": str(pipeline.file),
+        "findings": [
+            {"part": role, "check": one.check, "severity": one.severity, "message": one.message, "fix": one.fix or None}
+            for role, part in findings.items()
+            for one in part
+        ],
+    }
+    lines = [summary]
+    for role, part in findings.items():
+        lines.append(role)
+        for one in part:
+            lines.append(f"  {_MARKS[one.severity]} {one.check:24} {one.message}")
+            lines += [f"    → {line}" for line in one.fix.splitlines()]
+    session.result(result, "\n".join(lines), ok=not errors, summary=summary)
+    if errors:
+        raise typer.Exit(UnreachableError.exit_code if unreachable else FINDING)
+
+
+def _connected(session: Session, pipeline: Pipeline) -> dict[str, list[Finding] | CdcError]:
+    """What each part says when it is looked at; one that fails does not keep the others from being looked at."""
+    found: dict[str, list[Finding] | CdcError] = {}
+    for role in ("log", *pipeline.roles):
+        kind, _, name = role.partition("/")
+        try:
+            if kind == "log":
+                with session.log(pipeline) as log:
+                    count = len(log.topics())
+                found[role] = [Finding("log.reachable", Severity.OK, f"{pipeline.log.type}, {count} topic(s)")]
+            else:
+                found[role] = pipeline.connector(name).preflight() if kind == "source" else pipeline.sink(name).check()
+        except CdcError as error:
+            found[role] = error
+    return found
+
+
+def _findings(part: list[Finding] | CdcError) -> list[Finding]:
+    if isinstance(part, CdcError):
+        check = "reachable" if isinstance(part, UnreachableError) else "usable"
+        return [Finding(check, Severity.ERROR, str(part.args[0]), part.hint)]
+    return part
