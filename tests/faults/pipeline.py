@@ -63,14 +63,12 @@ class Attack:
                 if not worker.running():
                     assert worker.killed(), worker.output()[-3000:]
                     worker.start(self._next(plan, role))
-            assert time.monotonic() < deadline, {
-                role: (points, self.workers[role].armed) for role, points in plan.items()
-            }
+            assert time.monotonic() < deadline, f"points that were not reached: {self._waiting(plan)}"
         assert steps > 60, "the workload was too short to mean anything"
 
     def catch_up(self) -> None:
         """The source first, then the sinks."""
-        for role, worker in self.workers.items():
+        for worker in self.workers.values():
             if not worker.running():
                 worker.start()
             worker.catch_up()
@@ -109,6 +107,9 @@ class Attack:
             if role != "source/db":
                 chance.shuffle(plan[role])
         return plan
+
+    def _waiting(self, plan: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {role: points for role, points in plan.items() if points or self.workers[role].armed}
 
     def _next(self, plan: dict[str, list[str]], role: str) -> str:
         return plan[role].pop(0) if plan[role] else ""

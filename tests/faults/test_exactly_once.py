@@ -15,7 +15,7 @@ from tests.contract import sinks as stores
 from tests.faults.compare import assert_equal, database_rows
 from tests.faults.pipeline import Attack
 from tests.faults.workload import TABLES, TOTAL, Workload
-from tests.servers.postgres import Database
+from tests.servers.postgres import Database, Server, create_database, drop_database
 
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
 DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "20"))
@@ -36,6 +36,14 @@ def log_config(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]
     if request.param == "embedded":
         return {"type": "embedded", "path": str(tmp_path / "log"), "topics": topics}
     return {"type": "kafka", "bootstrap": request.getfixturevalue("kafka"), "topics": topics}
+
+
+@pytest.fixture
+def new_database(postgres18: Server) -> Iterator[Database]:
+    """A database of the test's own."""
+    made = create_database(postgres18)
+    yield made
+    drop_database(made)
 
 
 @pytest.fixture
@@ -73,7 +81,6 @@ def test_every_change_arrives_exactly_once(
     seed: int,
     log_config: dict[str, Any],
     sinks: dict[str, stores.Store],
-    postgres15: object,
     new_database: Database,
     tmp_path: Path,
 ) -> None:
