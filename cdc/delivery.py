@@ -1,0 +1,209 @@
+"""Delivery: log → sink durable → commit offset. The loop that every sink is fed by.
+
+A batch is written, then its offsets are committed: what comes again after a crash in between is not newer than what
+the store holds, so it changes nothing there. A write that fails for the moment is tried again for ever; what comes
+meanwhile stays on the log, not in memory, and other sinks do not notice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Final
+
+import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+from cdc import faults
+from cdc.config.fields import SinkConfig
+from cdc.config.secrets import redact
+from cdc.errors import PermanentError, TransientError
+from cdc.intake import Intake
+from cdc.log import Fetched, Log, TopicPartition
+from cdc.reduce import key_hash, reduce
+from cdc.sink import Batch, Rejected, Sink
+from cdc.starts import Starts
+from cdc.tables import Tables
+from cdc.worker import Control, State
+
+FIRST_PAUSE_SECONDS: Final = 0.25
+LONGEST_PAUSE_SECONDS: Final = 15.0
+"""A failed write waits for a random time; its limit doubles from the first pause to the longest."""
+POLL_SECONDS: Final = 0.2
+"""Longest single poll during such a wait, so that a stop is noticed."""
+POLL_EVERY_SECONDS: Final = 10.0
+"""However much waits to be written, the log is polled this often: a group puts out members that do not poll."""
+AT_END_SECONDS: Final = 0.2
+"""A reader is caught up once it stood at the end twice, this far apart."""
+
+logger = structlog.get_logger()
+
+
+def deliver(name: str, sink: Sink, config: SinkConfig, log: Log, control: Control) -> None:
+    """Feed `sink` with the tables of `config` until `control` says stop, or until caught up if so asked.
+
+    `name` is the consumer group too. A write that fails for the moment is retried here, for ever: the partitions are
+    paused while polling goes on, so that the group keeps its members. Raises TransientError when the log fails or the
+    store cannot be opened (the caller starts anew), GapError, PermanentError (a rejected row included), FencedError.
+    """
+    with closing(sink):
+        # 1. Claim the store and join the group. Partitions go on where the store, or else the group, says.
+        sink.open()
+        with closing(_Delivery(name, sink, config, log, control)) as delivery:
+            while True:
+                stopping = control.stopping()
+                # 2. Poll until a batch is due.
+                if not stopping:
+                    delivery.poll()
+                delivery.intake.take()
+                # 3. Reduce it to one row per key and write it, again and again while the store fails.
+                delivery.write()
+                # 4. Commit, now that the store has the rows.
+                delivery.commit()
+                # 5. Say how it goes, and end when asked to.
+                delivery.report()
+                if not delivery.intake and (stopping or delivery.caught_up()):
+                    return
+
+
+class _Delivery:
+    """The steps of :func:`deliver`, and what they share."""
+
+    def __init__(self, name: str, sink: Sink, config: SinkConfig, log: Log, control: Control) -> None:
+        self.intake = Intake(config.batch)
+        self._name = name
+        self._sink = sink
+        self._log = log
+        self._control = control
+        self._tables = Tables(log, config.tables, control)
+        self._starts = Starts(name, sink, log)
+        self._retry = Retrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=wait_random_exponential(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+            stop=lambda _: control.stopping(),
+            before_sleep=self._failed,
+            sleep=self._poll_paused,
+            reraise=True,
+        )
+        self._failure = ""
+        self._records = 0
+        self._appended_at = 0.0
+        self._at_end_since: float | None = None
+        self._polled_at = time.monotonic()
+        self._reader = log.reader(name, self._tables.wanted, self._assigned, self.intake.drop)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def poll(self) -> None:
+        if time.monotonic() - self._polled_at > POLL_EVERY_SECONDS:
+            self._poll_paused(0)
+        dry = False
+        while not self.intake.due(dry=dry) and not self._control.stopping():
+            fetched = self._poll(self.intake.patience())
+            dry = not fetched
+
+    def write(self) -> None:
+        if self.intake.batch:
+            self._retry(self._write)
+            self._failure = ""
+
+    def commit(self) -> None:
+        offsets = {TopicPartition(part.topic, part.partition): part.next_offset for part in self.intake.batch}
+        if not offsets:
+            return
+        try:
+            self._reader.commit(offsets)
+        except TransientError as error:
+            if not self._sink.owns_offsets:
+                raise
+            # Nobody starts from these offsets, they only tell the lag; the next commit brings them.
+            logger.warning("delivery.offsets_not_committed", sink=self._name, error=str(error.args[0]))
+        faults.reach("delivery.after_commit")
+        self._starts.stored(offsets)
+        for part in self.intake.batch:
+            self._records += len(part.records)
+            if part.records:
+                self._appended_at = max(self._appended_at, part.records[-1].timestamp / 1000)
+        self.intake.written()
+
+    def report(self) -> None:
+        progress = {"records": self._records, "appended_at": self._appended_at or None}
+        self._control.report(State.STREAMING, progress=progress)
+
+    def caught_up(self) -> bool:
+        """Whether the sink is to end when it has caught up, and has: the reader stood at the end twice."""
+        if not self._control.until_caught_up:
+            return False
+        now = time.monotonic()
+        if not self._at_end():
+            self._at_end_since = None
+        elif self._at_end_since is None:
+            self._at_end_since = now
+        elif now - self._at_end_since >= AT_END_SECONDS:
+            self._control.caught_up = True
+        return self._control.caught_up
+
+    def _at_end(self) -> bool:
+        """Whether the reader has passed all there is, in all topics that the sink receives as of now."""
+        self._tables.refresh()
+        topics = [topic for topic in self._log.topics().values() if self._tables.wanted(topic.name)]
+        places = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+        ends, position = self._log.end_offsets(places), self._reader.position()
+        return all(place in position and position[place] >= ends[place] for place in places)
+
+    def _assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        offsets = self._starts.assigned(partitions)
+        # A partition's first offset is stored at once, with or without rows: from then on a lost one is noticed.
+        self.intake.add([Fetched(*place, [], at) for place, at in offsets.items() if self._starts.fresh(place)])
+        return offsets
+
+    def _poll(self, timeout: float) -> list[Fetched]:
+        fetched = self._reader.poll(timeout)
+        self._polled_at = time.monotonic()
+        self.intake.add(fetched)
+        return fetched
+
+    def _poll_paused(self, seconds: float) -> None:
+        """Leave the store alone for a while, polling all the same."""
+        until = time.monotonic() + seconds
+        while True:
+            if self._failure:
+                self._control.report(State.RETRYING, self._failure)
+            self._reader.pause(list(self._reader.position()))  # in each round: partitions may come meanwhile
+            self._poll(max(0.0, min(until - time.monotonic(), POLL_SECONDS)))
+            if self._control.stopping() or time.monotonic() >= until:
+                break
+        self._reader.resume(list(self._reader.position()))
+
+    def _write(self) -> None:
+        batches = [batch for batch in reduce(self.intake.batch, self._tables.schema) if self._matters(batch)]
+        if not batches:
+            return
+        faults.reach("delivery.before_write")
+        rejected = self._sink.write(batches, self._starts.topic_ids)
+        if rejected:
+            raise self._refused(rejected)
+        faults.reach("delivery.after_write")
+
+    def _matters(self, batch: Batch) -> bool:
+        """Whether a batch brings the store anything: a sink's own offsets need not follow every offset passed."""
+        return bool(batch.rows or batch.floor) or self._starts.fresh(TopicPartition(batch.topic, batch.partition))
+
+    def _failed(self, attempt: RetryCallState) -> None:
+        error = attempt.outcome.exception() if attempt.outcome else None
+        assert isinstance(error, TransientError)
+        pause = round(attempt.upcoming_sleep, 1)
+        logger.warning("delivery.retrying", sink=self._name, error=str(error.args[0]), again_in=pause)
+        self._failure = redact(str(error))
+
+    def _refused(self, rejected: Sequence[Rejected]) -> PermanentError:
+        first = rejected[0]
+        more = f" (and {len(rejected) - 1} more rows)" if len(rejected) > 1 else ""
+        return PermanentError(
+            f"sink {self._name!r}: the store will never take record {first.offset} in partition {first.partition} of "
+            f"topic {first.topic!r}, key {key_hash(first.key)}{more}: {first.reason}",
+            hint="mend the row in the database, or leave its table out of the sink (tables: ['!schema.table']); "
+            "then start the sink again",
+        )
