@@ -1,0 +1,114 @@
+"""Reading the internal, compacted topics: a whole table by key, or the last value of one key."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from cdc.errors import TransientError
+from cdc.log._kafka_client import error_of, explained
+
+FIRST_STEP: Final = 1_000
+"""How many offsets before the end the search for a position begins; each further step is eight times as long."""
+STUCK_SECONDS: Final = 40.0
+"""Longer than another source's open transaction can hold up a reader of committed records."""
+
+Bounds = Callable[[str], tuple[int, int]]
+"""First offset and high watermark of a topic's only partition."""
+
+
+def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[Message], None]) -> None:
+    """Give `take` the committed records of the offsets from `first` until `end`; waits for transactions open there."""
+    if first >= end:
+        return
+    deadline = time.monotonic() + STUCK_SECONDS
+    consumer.assign([TopicPartition(topic, 0, first)])
+    at = first
+    try:
+        while at < end:
+            for message in consumer.consume(5_000, 0.1):
+                error = message.error()
+                if error is None:
+                    if message.offset() < end:
+                        take(message)
+                elif error.code() != KafkaError._PARTITION_EOF:
+                    raise explained(error, f"reading {topic}")
+                at = max(at, message.offset() + (error is None))
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"Kafka: {topic} could not be read to its end within {STUCK_SECONDS:.0f} s",
+                    hint="a transaction is open there, or brokers are slow; it is tried again",
+                )
+    finally:
+        consumer.unassign()
+
+
+def last_value(settings: Mapping[str, Any], topic: str, key: bytes, bounds: Bounds) -> bytes | None:
+    """The committed value of `key`, searched from the topic's end backwards, in growing steps."""
+    found: list[bytes | None] = []
+
+    def take(message: Message) -> None:
+        if message.key() == key:
+            found.append(message.value())
+
+    try:
+        start, end = bounds(topic)
+        consumer = Consumer(settings)
+        try:
+            step = FIRST_STEP
+            while end > start and not found:
+                first = max(start, end - step)
+                _read(consumer, topic, first, end, take)
+                end, step = first, step * 8
+        finally:
+            consumer.close()
+    except KafkaException as raised:
+        raise explained(error_of(raised), f"reading {topic}") from raised
+    return found[-1] if found else None
+
+
+class Table:
+    """A compacted topic of one partition, as the latest value by key. A `read` goes on where the last one ended."""
+
+    def __init__(self, settings: Mapping[str, Any], topic: str, bounds: Bounds) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._bounds = bounds
+        self._consumer: Consumer | None = None
+        self._at = -1
+        self._values: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
+
+    def read(self) -> dict[bytes, bytes]:
+        """All values that were committed when this was called."""
+        with self._lock:
+            try:
+                start, end = self._bounds(self._topic)
+                if not start <= self._at <= end:
+                    self._at, self._values = start, {}
+                if self._consumer is None:
+                    self._consumer = Consumer(self._settings)
+                _read(self._consumer, self._topic, self._at, end, self._take)
+                self._at = end
+            except KafkaException as raised:
+                raise explained(error_of(raised), f"reading {self._topic}") from raised
+            return dict(self._values)
+
+    def close(self) -> None:
+        """Release the connection."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
+                self._at = -1
+
+    def _take(self, message: Message) -> None:
+        key, value = message.key(), message.value()
+        if value is None:
+            self._values.pop(key, None)
+        else:
+            self._values[key] = value

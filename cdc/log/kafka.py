@@ -1,0 +1,316 @@
+"""The Kafka log: a transactional producer per source, consumer groups, compacted internal topics."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from typing import Any, ClassVar, Final
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+)
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # they are re-exports
+
+from cdc.errors import FencedError, PermanentError, TransientError, UnreachableError
+from cdc.log import (
+    Assigned,
+    Committed,
+    Expire,
+    Log,
+    LogConfig,
+    LogReader,
+    LogWriter,
+    Revoked,
+    Topic,
+    TopicPartition,
+)
+from cdc.log._kafka_client import (
+    CALL_SECONDS,
+    MAX_RECORD_BYTES,
+    KafkaConfig,
+    admin_settings,
+    consumer_settings,
+    error_of,
+    explained,
+    producer_settings,
+)
+from cdc.log._kafka_reader import KafkaReader
+from cdc.log._kafka_tables import Table, last_value
+from cdc.log._kafka_writer import KafkaWriter
+from schemas.table import TableSchema
+
+TOMBSTONE_DAYS: Final = 7
+"""How long a reader may be away before it can miss a delete (``delete.retention.ms``)."""
+_DAY_MS: Final = 86_400_000
+_EPOCH_KEY: Final = b'["epoch"]'
+
+
+class KafkaLog(Log):
+    """See the module. One AdminClient, made on first use; readers and writers have clients of their own."""
+
+    Config: ClassVar[type[LogConfig]] = KafkaConfig
+
+    def __init__(self, config: LogConfig, pipeline: str) -> None:
+        assert isinstance(config, KafkaConfig)
+        self._config = config
+        self._pipeline = pipeline
+        self._positions, self._schemas, self._states = (
+            f"{pipeline}.{name}" for name in ("_positions", "_schemas", "_states")
+        )
+        self._is_ours = re.compile(_pattern(config.topics.name, pipeline)).fullmatch
+        self._lock = threading.Lock()
+        self._client: AdminClient | None = None
+        self._producer: Producer | None = None
+        settings = consumer_settings(config) | {"group.id": self.group_id("-")}
+        self._reading = settings
+        self._tables = {
+            topic: Table(settings, topic, self._bounds) for topic in (self._positions, self._schemas, self._states)
+        }
+
+    def group_id(self, group: str) -> str:
+        """The name that Kafka knows `group` by."""
+        return f"{self._pipeline}.{group}"
+
+    def topics(self) -> Mapping[str, Topic]:
+        names = [name for name in self._names() if self._is_ours(name) and name not in self._tables]
+        return self._described(names)
+
+    def create_topics(self, names: Collection[str]) -> None:
+        there = self._names()
+        missing = [name for name in names if name not in there]
+        internal = [name for name in self._tables if name not in there]
+        if not missing and not internal:
+            return
+        if not self._config.topics.create:
+            raise PermanentError(
+                f"Kafka lacks these topics, and log.topics.create is false: {', '.join(missing + internal)}",
+                hint="create them (README, Topics), or set log.topics.create: true",
+            )
+        brokers = len(self._call(lambda client: client.list_topics(timeout=CALL_SECONDS), "listing brokers").brokers)
+        replicas = self._config.topics.replicas or min(3, brokers)
+        new = [NewTopic(name, self._config.topics.partitions, replicas, config=self._cleanup()) for name in missing]
+        new += [NewTopic(name, 1, replicas, config=_INTERNAL) for name in internal]
+        created = self._call(
+            lambda client: client.create_topics(new, operation_timeout=CALL_SECONDS), "creating topics"
+        )
+        for name, future in created.items():
+            self._result(future, f"creating topic {name}", unless=KafkaError.TOPIC_ALREADY_EXISTS)
+        self._wait_for(missing + internal)
+
+    def delete(self) -> None:
+        names = [name for name in self._names() if self._is_ours(name) or name in self._tables]
+        if names:
+            deleted = self._call(lambda client: client.delete_topics(names, operation_timeout=CALL_SECONDS), "deleting")
+            for name, future in deleted.items():
+                self._result(future, f"deleting topic {name}", unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+        listed = self._result(
+            self._call(lambda client: client.list_consumer_groups(), "listing groups"), "listing groups"
+        )
+        groups = [group.group_id for group in listed.valid if group.group_id.startswith(f"{self._pipeline}.")]
+        if groups:
+            for group, future in self._call(lambda client: client.delete_consumer_groups(groups), "deleting").items():
+                self._result(future, f"deleting group {group}", unless=KafkaError.GROUP_ID_NOT_FOUND)
+
+    def writer(self, source: str) -> LogWriter:
+        def position() -> bytes | None:
+            return last_value(self._reading, self._positions, source.encode(), self._bounds)
+
+        self.create_topics(())
+        return KafkaWriter(self._config, f"{self._pipeline}.{source}", source, self._positions, self._schemas, position)
+
+    def reader(
+        self,
+        group: str | None,
+        topics: Callable[[str], bool],
+        on_assigned: Assigned,
+        on_revoked: Revoked,
+        max_bytes: int = 8 << 20,
+    ) -> LogReader:
+        return KafkaReader(self, self._config, group, topics, on_assigned, on_revoked, max_bytes)
+
+    def committed(self, group: str) -> Mapping[TopicPartition, Committed]:
+        request = [ConsumerGroupTopicPartitions(self.group_id(group))]
+        futures = self._call(lambda client: client.list_consumer_group_offsets(request), "listing offsets")
+        found: dict[TopicPartition, Committed] = {}
+        for future in futures.values():
+            answer = self._result(future, f"listing the offsets of group {group}", unless=KafkaError.GROUP_ID_NOT_FOUND)
+            for place in answer.topic_partitions if answer is not None else ():
+                if place.error is None and place.offset >= 0:
+                    found[TopicPartition(place.topic, place.partition)] = Committed(place.offset, place.metadata or "")
+        return found
+
+    def start_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # the client lacks the annotation
+
+    def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # as above
+
+    def schemas(self) -> Mapping[bytes, TableSchema]:
+        return {key: TableSchema.from_json(value) for key, value in self._table(self._schemas).items()}
+
+    def positions(self) -> Mapping[str, bytes]:
+        return {key.decode(): value for key, value in self._table(self._positions).items()}
+
+    def next_epoch(self, at_least: int = 1) -> int:
+        self.create_topics(())
+        # The transactional id makes reading the counter and writing it back one step: a second process fences us.
+        producer = Producer(producer_settings(self._config) | {"transactional.id": f"{self._pipeline}._epoch"})
+        try:
+            producer.init_transactions(CALL_SECONDS)
+            epoch = max(int(self._table(self._states).get(_EPOCH_KEY, b"0")) + 1, at_least)
+            producer.begin_transaction()
+            producer.produce(self._states, b"%d" % epoch, _EPOCH_KEY)
+            producer.commit_transaction(CALL_SECONDS)
+        except KafkaException as raised:
+            error = explained(error_of(raised), "drawing an epoch", otherwise=TransientError)
+            if isinstance(error, FencedError):
+                error = TransientError(
+                    "Kafka: two processes drew an epoch at the same moment", hint="it is tried again"
+                )
+            raise error from raised
+        return epoch
+
+    def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
+        key = json.dumps([kind, name]).encode()
+        value = None if state is None else json.dumps(state).encode()
+        failures: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, _: object) -> None:
+            if error is not None:
+                failures.append(error)
+
+        with self._lock:
+            if self._producer is None:
+                self._producer = Producer(producer_settings(self._config) | {"message.timeout.ms": 10_000})
+                made = True
+            else:
+                made = False
+            producer = self._producer
+        if made:
+            self.create_topics(())
+        try:
+            producer.produce(self._states, value, key, on_delivery=delivered)
+            left = producer.flush(CALL_SECONDS)
+        except (KafkaException, BufferError) as raised:
+            raise TransientError("Kafka: storing a state failed", hint="it is tried again") from raised
+        if failures:
+            raise explained(failures[0], "storing a state")
+        if left:
+            raise UnreachableError("Kafka: storing a state timed out", hint="check whether the brokers are up")
+
+    def states(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
+        found: dict[str, Mapping[str, Any]] = {}
+        for key, value in self._table(self._states).items():
+            match json.loads(key):
+                case [found_kind, name] if found_kind == kind:
+                    found[name] = json.loads(value)
+        return found
+
+    def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
+        with self._lock:
+            self._client = self._producer = None
+
+    def _table(self, topic: str) -> Mapping[bytes, bytes]:
+        return self._tables[topic].read() if topic in self._names() else {}
+
+    def _names(self) -> Collection[str]:
+        names: Collection[str] = self._call(lambda c: c.list_topics(timeout=CALL_SECONDS), "listing topics").topics
+        return names
+
+    def _described(self, names: Collection[str]) -> dict[str, Topic]:
+        if not names:
+            return {}
+        request = TopicCollection(list(names))
+        topics: dict[str, Topic] = {}
+        for name, future in self._call(lambda client: client.describe_topics(request), "describing topics").items():
+            found = self._result(future, f"describing topic {name}", unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+            if found is not None:
+                topics[name] = Topic(name, str(found.topic_id), len(found.partitions))
+        return topics
+
+    def _wait_for(self, names: Collection[str]) -> None:
+        """A topic that was created is known to the brokers a little later."""
+        deadline = time.monotonic() + CALL_SECONDS
+        while len(self._described(names)) < len(names):
+            if time.monotonic() > deadline:
+                raise TransientError("Kafka: new topics do not appear", hint="look at the brokers' health")
+            time.sleep(0.01)
+
+    def _cleanup(self) -> dict[str, str]:
+        cleanup = self._config.topics.cleanup
+        settings = {"max.message.bytes": str(MAX_RECORD_BYTES + (1 << 20))}
+        if isinstance(cleanup, Expire):
+            return settings | {"cleanup.policy": "delete", "retention.ms": str(round(cleanup.expire * 1000))}
+        if cleanup == "keep":
+            return settings | {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        return settings | {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONE_DAYS * _DAY_MS)}
+
+    def _bounds(self, topic: str) -> tuple[int, int]:
+        place = TopicPartition(topic, 0)
+        return self.start_offsets([place])[place], self.end_offsets([place])[place]
+
+    def _offsets(self, partitions: Collection[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}
+        request = {Place(*tp): spec for tp in partitions}
+        level = IsolationLevel.READ_UNCOMMITTED  # the high watermark, not the end of what is committed
+        futures = self._call(lambda client: client.list_offsets(request, isolation_level=level), "listing offsets")
+        return {
+            TopicPartition(place.topic, place.partition): self._result(
+                future, f"listing offsets of {place.topic}"
+            ).offset
+            for place, future in futures.items()
+        }
+
+    def _call(self, call: Callable[[AdminClient], Any], doing: str) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = AdminClient(admin_settings(self._config))
+            client = self._client
+        try:
+            return call(client)
+        except KafkaException as raised:
+            raise explained(error_of(raised), doing) from raised
+
+    @staticmethod
+    def _result(future: Future[Any], doing: str, *, unless: int | None = None) -> Any:
+        """The future's result; None for an error of code `unless`."""
+        try:
+            return future.result(CALL_SECONDS * 2)
+        except KafkaException as raised:
+            if error_of(raised).code() == unless:
+                return None
+            raise explained(error_of(raised), doing) from raised
+
+
+_INTERNAL: Final = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 << 20),
+    "min.cleanable.dirty.ratio": "0.1",
+    "max.message.bytes": str(MAX_RECORD_BYTES + (1 << 20)),
+}
+
+
+def _pattern(template: str, pipeline: str) -> str:
+    """The regular expression that the names of this pipeline's data topics match."""
+    parts = re.split(r"\{(\w+)\}", template)
+    pieces = [re.escape(parts[0])]
+    for field, text in zip(parts[1::2], parts[2::2], strict=True):
+        pieces.append(re.escape(pipeline) if field == "pipeline" else ".+")
+        pieces.append(re.escape(text))
+    return "".join(pieces)
+
+
+LOG = KafkaLog
