@@ -1,0 +1,124 @@
+"""A pipeline of the plugin in ``plugin/``, run by the real command line in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import wait_until
+
+PLUGIN = Path(__file__).with_name("plugin")
+
+FILE = """\
+version: 1
+pipeline: shop
+log: {type: embedded, path: "${FOLDER}/log", topics: {partitions: 2}}
+sources:
+  db: {type: script, tables: [public.items], folder: "${FOLDER}/db", url: "${DB_URL:-}"}
+sinks:
+  one: {type: folder, folder: "${FOLDER}/one", batch: {every: 10ms}}
+  two: {type: folder, folder: "${FOLDER}/two", batch: {every: 10ms}}
+"""
+
+
+class Scripted:
+    """The pipeline in a folder of its own, and what a user does with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "cdc.yaml"
+        self.file.write_text(FILE)
+        for part in ("db", "one", "two"):
+            (folder / part).mkdir()
+        (folder / "db" / "rows.jsonl").touch()
+        self.environment = {**os.environ, "FOLDER": str(folder), "PYTHONPATH": str(PLUGIN)}
+        self.processes: list[subprocess.Popen[str]] = []
+        self._rows = 0
+
+    def cdc(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        command = [sys.executable, "-m", "cdc", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, stdin=stdin, capture_output=True, text=True, timeout=60
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """The document that a command prints with ``--json``."""
+        return json.loads(self.cdc(*arguments, "--json").stdout)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that stays; its output is in ``out`` and ``err`` of the folder."""
+        with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cdc", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    @property
+    def stderr(self) -> str:
+        """What the command started last has said so far."""
+        return (self.folder / "err").read_text()
+
+    def insert(self, count: int) -> None:
+        """Add rows to the source."""
+        with (self.folder / "db" / "rows.jsonl").open("a") as file:
+            for _ in range(count):
+                self._rows += 1
+                file.write(json.dumps({"id": self._rows, "v": f"value {self._rows}"}) + "\n")
+
+    def stored(self, sink: str) -> int:
+        """How many rows a sink holds."""
+        path = self.folder / sink / "rows.json"
+        return len(json.loads(path.read_text())) if path.exists() else 0
+
+    def delivered(self, *sinks: str) -> None:
+        """Wait until the sinks hold every row."""
+        for sink in sinks:
+            wait_until(lambda sink=sink: self.stored(sink) == self._rows, what=f"{sink} holding {self._rows} rows")
+
+    def fail(self, part: str, word: str | None) -> None:
+        """Tell the source or a sink which error to meet, or to meet none."""
+        file = self.folder / part / "fail"
+        if word is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.with_suffix(".new").write_text(word)
+            file.with_suffix(".new").rename(file)
+
+    def pid(self, part: str) -> int:
+        """Process of the worker of a part."""
+        return int((self.folder / part / "pid").read_text())
+
+    def state(self, role: str) -> str:
+        """The state that ``status`` shows."""
+        kind, _, name = role.partition("/")
+        return str(self.json("status")["result"][f"{kind}s"][name]["state"])
+
+    def reaches(self, role: str, state: str) -> None:
+        """Wait until ``status`` shows that state."""
+        wait_until(lambda: self.state(role) == state, what=f"{role} being {state}")
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Iterator[Scripted]:
+    """A pipeline whose processes are killed at the end."""
+    pipeline = Scripted(tmp_path)
+    yield pipeline
+    for process in pipeline.processes:
+        process.kill()
+        process.wait()
