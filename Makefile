@@ -1,20 +1,34 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DURATION ?=
 
-.PHONY: test lint
+.PHONY: demo test lint bench torture-path clean
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[test]'
-	touch $@
+demo: $(VENV)/.demo  ## A shop's database and three stores that follow it; DURATION=20 ends by itself
+	@$(BIN)/cdc demo $(if $(DURATION),--duration $(DURATION))
 
-lint: $(VENV)/.installed
+test: lint  ## All tests, against real servers
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+bench: $(VENV)/.test  ## Speed and memory against references run beside it; BENCH_JSON=FILE
+	$(BIN)/python -m tests.bench
+
+torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores, several seeds
+	CDC_TORTURE_SEEDS=1,2,3,4,5,6,7,8 CDC_TORTURE_DEATHS=40 CDC_TORTURE_BIG=1000000 \
+		$(BIN)/pytest tests/faults -p no:cacheprovider --timeout 3600
+
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
