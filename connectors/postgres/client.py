@@ -86,6 +86,16 @@ def unreachable(text: str) -> UnreachableError:
     return UnreachableError(f"PostgreSQL: {line}", hint=hint)
 
 
+def refused(error: psycopg.Error, what: str) -> UnreachableError | PermanentError:
+    """The error for SQL about `what` (a quoted table) that failed: a lost connection, or a statement refused."""
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or error.sqlstate is None:
+        return unreachable(str(error))
+    return PermanentError(
+        f"PostgreSQL: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
+        hint=f"GRANT SELECT ON {what} TO CURRENT_USER;" if error.sqlstate == "42501" else "",
+    )
+
+
 class ReplicationConnection:
     """A connection in replication mode: SQL first, then the stream.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg import pq, sql
@@ -21,13 +21,15 @@ from cdc.formats.json import decode
 from cdc.log import Produced
 from cdc.record import unpack_header
 from connectors.postgres.catalogue import CatalogTable
-from connectors.postgres.client import unreachable
+from connectors.postgres.client import refused
 from connectors.postgres.tables import Tables
 from connectors.postgres.values import load, to_sql_text
 from connectors.postgres.visibility import DatabaseSnapshot
 from schemas.table import TableSchema
 
 KEYS_PER_QUERY: Final = 500
+_GONE: Final = {"42703", "42P01", "42804", "22P02"}
+_LOCKED: Final = "55P03"
 
 
 @dataclass(slots=True)
@@ -133,11 +135,16 @@ class Reselect:
         places = sorted({place for row in rows for place in row.missing()})
         statement, parameters = _statement(table, schema, places, rows)
         connection = self._tables.sql()
-        result = self._execute(connection, statement, parameters)
-        if result is None:
-            for row in rows:  # a column, or the table, is gone: a later event of the key mends it
-                row.settled = True
-            return True
+        result = connection.pgconn.exec_params(statement.as_bytes(connection), parameters)
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            error = psycopg.errors.error_from_result(result)
+            if error.sqlstate in _GONE:
+                for row in rows:  # a column, or the table, is gone: a later event of the key mends it
+                    row.settled = True
+                return True
+            if error.sqlstate == _LOCKED:
+                return False
+            raise refused(error, table.quoted)
         done = True
         for number in range(result.ntuples):
             row = rows[int(result.get_value(number, 0) or 0)]
@@ -155,18 +162,6 @@ class Reselect:
                     text = result.get_value(number, 3 + index)
                     after[place] = None if text is None else load(schema.columns[place].type, text)
         return done
-
-    def _execute(
-        self, connection: psycopg.Connection[Any], statement: sql.Composed, parameters: list[bytes]
-    ) -> pq.abc.PGresult | None:
-        """None when the statement names what no longer exists. The server's own text of each value, no parsing."""
-        result = connection.pgconn.exec_params(statement.as_bytes(connection), parameters)
-        if result.status == pq.ExecStatus.TUPLES_OK:
-            return result
-        error = psycopg.errors.error_from_result(result)
-        if error.sqlstate in ("42703", "42P01", "42804", "22P02"):
-            return None
-        raise unreachable(str(error))
 
 
 def _statement(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import psycopg
@@ -23,6 +23,9 @@ from connectors.postgres.values import CatalogType
 from connectors.postgres.visibility import DatabaseSnapshot
 
 log = structlog.get_logger()
+
+LOCK_TIMEOUT: Final = "1s"
+"""While DDL holds a table the stream goes on talking to the server, and asks again."""
 
 _TYPE = """
 SELECT t.typtype::text, format_type(t.oid, NULL), t.typbasetype::bigint, t.typtypmod, t.typelem::bigint,
@@ -57,9 +60,10 @@ class Tables:
         self._added: set[str] = set()
 
     def sql(self) -> psycopg.Connection[Any]:
-        """The connection. Raises UnreachableError."""
+        """The connection; a statement on it never waits long for a lock. Raises UnreachableError."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._config)
+            self._connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'".encode())
         return self._connection
 
     def topic(self, schema: str, table: str) -> str:
@@ -68,11 +72,11 @@ class Tables:
 
     def refresh(self) -> None:
         """Read the catalogue, publish the tables (publication first, then the slot), create their topics."""
-        connection = self.sql()
         try:
-            check_server(connection)
-            found = captured_tables(connection, self._config, lambda what, fix: log.warning(what, fix=fix))
-            self._added = publish(connection, self.publication, found, self._config.publication.manage == "tables")
+            with connect(self._config) as connection:
+                check_server(connection)
+                found = captured_tables(connection, self._config, lambda what, fix: log.warning(what, fix=fix))
+                self._added = publish(connection, self.publication, found, self._config.publication.manage == "tables")
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise unreachable(str(error)) from None
         self.captured = {table.full_name: table for table in found}
