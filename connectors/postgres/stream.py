@@ -354,7 +354,7 @@ class PostgresStream(Stream):
         if self._resuming is not None:
             self._nonce_seen = self._resuming.anchor is None and message.get("id") == self._resuming.nonce
             return
-        if message.get("id") == self._goal:
+        if self._goal is not None and message.get("id") == self._goal:  # marks of chunks have no id
             self._goal_seen = True
         if self._snapshots is not None and "chunk" in message:
             self._ready = self._snapshots.mark(message["chunk"], message.get("mark", ""))

@@ -1,0 +1,203 @@
+"""Servers, pipelines and worker processes for the measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from cdc.config.load import load
+from cdc.config.pipeline import Pipeline
+from cdc.role import CAUGHT_UP
+from tests.bench import workload
+from tests.servers.kafka import Broker
+from tests.servers.postgres import Database, Postgres, create_database, embedded_binaries, new_folder
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "max_wal_size": "16GB",
+    "shared_buffers": "512MB",
+    "checkpoint_timeout": "1h",
+    "max_replication_slots": "60",
+}
+WORKER_SECONDS = 300.0
+
+
+class Spent(NamedTuple):
+    """What a worker process cost from the moment it took the slot (the store) until it had caught up.
+
+    `peak_mb` is the most memory it ever had, `cpu_with_start` includes the interpreter's start and imports.
+    """
+
+    seconds: float
+    cpu: float
+    cpu_with_start: float
+    peak_mb: float
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured; the defaults are the issue's."""
+
+    changes: int = 1_000_000
+    one_by_one: int = 100_000
+    apply: int = 200_000
+    latency_seconds: int = 20
+    repeats: int = 2
+
+    @classmethod
+    def from_environment(cls) -> Sizes:
+        """``BENCH_CHANGES``, ``BENCH_ONE_BY_ONE``, ``BENCH_APPLY``, ``BENCH_LATENCY_SECONDS``, ``BENCH_REPEATS``."""
+        names = cls.__dataclass_fields__
+        given = {name: os.environ.get(f"BENCH_{name.upper()}") for name in names}
+        return cls(**{name: int(value) for name, value in given.items() if value})
+
+
+class Worker:
+    """A running worker process."""
+
+    def __init__(self, file: Path, role: str, report: Path, environment: Mapping[str, str]) -> None:
+        self._report = report
+        self._output = report.with_suffix(".err")
+        command = [sys.executable, "-m", "tests.bench.worker", str(report), str(file), role]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env={**os.environ, **environment},
+            )
+
+    def until_caught_up(self, seconds: float = WORKER_SECONDS) -> Spent:
+        """Tell it to end when it has caught up, and wait for that."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(CAUGHT_UP)
+        self._process.stdin.flush()
+        return self._wait(seconds)
+
+    def stop(self) -> Spent:
+        """Ask it to drain and end."""
+        self._process.terminate()
+        return self._wait(30)
+
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process.poll() is None
+
+    def errors(self) -> str:
+        """What it said on stderr."""
+        return self._output.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """End it whatever it does. Safe to call twice."""
+        self._process.kill()
+        self._process.wait()
+
+    def _wait(self, seconds: float) -> Spent:
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait()
+            raise AssertionError(f"a worker did not end within {seconds} s:\n{self.errors()[-3000:]}") from None
+        if code:
+            raise AssertionError(f"a worker ended with code {code}:\n{self.errors()[-3000:]}")
+        return Spent(**json.loads(self._report.read_text()))
+
+
+class Stage:
+    """What the measures share. Servers start when a measure first needs them."""
+
+    def __init__(self, sizes: Sizes, console: Console) -> None:
+        self.sizes = sizes
+        self._console = console
+        self.folder = Path(tempfile.mkdtemp(prefix="cdc-bench-"))
+        self._stack = ExitStack()
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self._number = 0
+
+    def say(self, text: str) -> None:
+        """Tell the person who waits."""
+        self._console.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {text}")
+
+    @cached_property
+    def postgres(self) -> Postgres:
+        """PostgreSQL 18."""
+        folder = new_folder()
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        server = Postgres(embedded_binaries(folder), folder, SETTINGS)
+        self._stack.callback(server.immediate)
+        return server.start()
+
+    @cached_property
+    def broker(self) -> Broker:
+        """A Kafka broker."""
+        return self._stack.enter_context(Broker(self.folder / "kafka"))
+
+    def database(self) -> Database:
+        """A database with the bench's table in it."""
+        database = create_database(self.postgres)
+        workload.create(database)
+        return database
+
+    def pipeline(self, database: Database, log: str, sinks: Mapping[str, Any] | None = None) -> Path:
+        """The file of a new pipeline with everything at its default; `log` is ``kafka`` or ``embedded``."""
+        self._number += 1
+        name = f"bench{self._number}"
+        where = {"type": "embedded", "path": str(self.folder / "log")}
+        if log == "kafka":
+            where = {"type": "kafka", "brokers": self.broker.bootstrap}
+        document = {
+            "version": 1,
+            "pipeline": name,
+            "log": where,
+            "sources": {"pg": {"type": "postgres", "url": database.dsn, "tables": [workload.TABLE]}},
+            "sinks": sinks or {},
+        }
+        file = self.folder / f"{name}.yaml"
+        file.write_text(json.dumps(document))
+        return file
+
+    def start(self, file: Path, role: str, environment: Mapping[str, str] | None = None) -> Worker:
+        """Start a worker of the pipeline in `file`."""
+        self._number += 1
+        report = self.folder / f"{file.stem}-{self._number}.json"
+        worker = Worker(file, role, report, environment or {})
+        self._stack.callback(worker.kill)
+        return worker
+
+    def capture(self, file: Path, **environment: str) -> Spent:
+        """Capture until everything is on the log."""
+        return self.start(file, "source/pg", environment).until_caught_up()
+
+    def load(self, file: Path) -> Pipeline:
+        """The pipeline that `file` describes."""
+        return load(file)
+
+    def remove(self, file: Path) -> None:
+        """Drop what the pipeline in `file` left: its slot and its log."""
+        pipeline = load(file)
+        log = pipeline.open_log()
+        for name in pipeline.sources:
+            pipeline.connector(name).cleanup()
+        log.delete()
+        log.close()
+
+    def close(self) -> None:
+        """Stop everything and remove every file."""
+        self._stack.close()
