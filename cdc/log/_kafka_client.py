@@ -15,8 +15,9 @@ from cdc.log import LogConfig, TopicsConfig
 
 CALL_SECONDS: Final = 10.0
 """Patience with one request that is not part of a writer's sliced calls."""
-QUEUE_KIB: Final = 8 << 10
-"""What one client may hold in its queue."""
+CONSUMER_QUEUE_KIB: Final = 8 << 10
+PRODUCER_QUEUE_KIB: Final = 16 << 10
+"""What a client may hold in its queue."""
 MAX_RECORD_BYTES: Final = 16_000_000
 """The largest record, key and headers included; topics are created so that they take it."""
 
@@ -134,7 +135,7 @@ def producer_settings(config: KafkaConfig) -> dict[str, Any]:
         "batch.size": 1 << 18,
         "batch.num.messages": 100_000,
         "message.max.bytes": MAX_RECORD_BYTES,
-        "queue.buffering.max.kbytes": QUEUE_KIB,
+        "queue.buffering.max.kbytes": PRODUCER_QUEUE_KIB,
         "queue.buffering.max.messages": 100_000,
         **_options(config, _ANY | _PRODUCER),
     }
@@ -152,9 +153,9 @@ def consumer_settings(config: KafkaConfig) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
-        "queued.max.messages.kbytes": QUEUE_KIB,
+        "queued.max.messages.kbytes": CONSUMER_QUEUE_KIB,
         "fetch.queue.backoff.ms": 2,
-        "fetch.max.bytes": QUEUE_KIB << 10,
+        "fetch.max.bytes": CONSUMER_QUEUE_KIB << 10,
         "receive.message.max.bytes": 100_000_000,
         "topic.metadata.refresh.interval.ms": 10_000,
         **_options(config, _ANY | _CONSUMER),
