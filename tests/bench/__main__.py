@@ -19,7 +19,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from tests.bench import drain, snapshot
+from tests.bench import drain, latency, slow, snapshot
 from tests.bench.measure import Measure, save, show
 from tests.bench.stage import Sizes, Stage
 
@@ -30,6 +30,8 @@ RUNS: list[tuple[Run, tuple[str, ...]]] = [
     (drain.bulk, ("bulk_kafka", "bulk_embedded")),
     (drain.one_by_one, ("one_by_one_kafka", "one_by_one_embedded")),
     (snapshot.measures, ("snapshot_kafka", "snapshot_embedded")),
+    (latency.measures, ("latency_kafka", "latency_embedded")),
+    (slow.measures, ("capture_memory_slow_broker",)),
 ]
 """What is run, and the names by which it is asked for."""
 

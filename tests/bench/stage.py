@@ -161,7 +161,7 @@ class Stage:
         name = f"bench{self._number}"
         where = {"type": "embedded", "path": str(self.folder / "log")}
         if log == "kafka":
-            where = {"type": "kafka", "brokers": self.broker.bootstrap}
+            where = {"type": "kafka", "bootstrap": self.broker.bootstrap}
         document = {
             "version": 1,
             "pipeline": name,
