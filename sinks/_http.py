@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -12,6 +11,7 @@ import msgspec
 import urllib3
 
 from cdc.errors import CdcError, PermanentError, TransientError, UnreachableError
+from sinks._tls import trusting
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 60.0
@@ -79,12 +79,7 @@ class HttpServer:
         if self._pool is None:
             timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=ANSWER_SECONDS)
             if self._https:
-                try:
-                    context = ssl.create_default_context()
-                    if self._ca is not None:
-                        context.load_verify_locations(self._ca)
-                except OSError as error:
-                    raise PermanentError(f"{self._where}: the file {self._ca} holds no certificate to trust") from error
+                context = trusting(self._ca, self._where)
                 self._pool = urllib3.HTTPSConnectionPool(**self._options, timeout=timeout, ssl_context=context)
             else:
                 self._pool = urllib3.HTTPConnectionPool(**self._options, timeout=timeout)

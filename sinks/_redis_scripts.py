@@ -20,8 +20,8 @@ FENCED: Final = "FENCED"
 _GUARD: Final = f"""
 -- KEYS[1] generation, KEYS[2] floor of the partition; ARGV[1] the caller's generation
 local generation = redis.call('GET', KEYS[1])
-if not generation or tonumber(generation) < tonumber(ARGV[1]) then return redis.error_reply('{LOST}') end
-if generation ~= ARGV[1] then return redis.error_reply('{FENCED}') end
+if not generation or tonumber(generation) < tonumber(ARGV[1]) then return redis.error_reply('{LOST} generation') end
+if generation ~= ARGV[1] then return redis.error_reply('{FENCED} generation') end
 local floor = redis.call('GET', KEYS[2]) or ''
 """
 

@@ -44,6 +44,7 @@ from schemas.table import TableSchema
 from sinks import _redis_scripts as scripts
 from sinks._key_template import KeyTemplate, Naming
 from sinks._rows import merged
+from sinks._tls import trusting
 from sinks._url import server_url
 
 ROWS_PER_CALL: Final = 200
@@ -146,6 +147,7 @@ class RedisSink(Sink):
 
     def check(self) -> list[Finding]:
         """Look whether the server can be reached and fits. Raises UnreachableError, PermanentError."""
+        trusting(self._config.ca, self._where)
         with self._border(UnreachableError):
             server: dict[str, Any] = self._client.info()
         version = server.get("valkey_version") or server.get("redis_version")
@@ -329,8 +331,6 @@ class RedisSink(Sink):
             yield
         except redis.RedisError as error:
             raise self._wrapped(error, unreachable) from error
-        except OSError as error:
-            raise PermanentError(f"{self._where}: the file ca cannot be used ({error.strerror})") from error
 
     def _wrapped(self, error: redis.RedisError, unreachable: type[TransientError]) -> CdcError:
         code = str(getattr(error, "status_code", "") or str(error).partition(" ")[0])
@@ -345,6 +345,11 @@ class RedisSink(Sink):
             return TransientError(f"{self._where} {_LATER[code]}")
         if isinstance(error, redis.AuthenticationError):
             return unreachable(f"{self._where} refuses the credentials", hint="check username and password")
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return unreachable(
+                f"{self._where} could not prove who it is: its certificate is not trusted, or not for this host",
+                hint="name the file with its authority's certificate in ca",
+            )
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
             return unreachable(f"{self._where} does not answer ({type(error).__name__})")
         if isinstance(error, redis.exceptions.NoPermissionError):

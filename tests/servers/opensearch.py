@@ -25,21 +25,24 @@ HEAP = "512m"
 class OpenSearchServer:
     """A node on 127.0.0.1 whose indices lie in `folder`: what it acknowledged survives `kill`.
 
-    `settings` are the node's own, for example ``http.max_content_length=1mb``.
+    `settings` are the node's own, for example ``http.max_content_length=1mb``. With `url` it is somebody else's, which
+    is neither started nor ended: a test that wants that is skipped.
     """
 
-    def __init__(self, folder: Path, *settings: str) -> None:
+    def __init__(self, folder: Path, *settings: str, url: str = "") -> None:
         self._folder = folder
         self._settings = settings
         self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = url or f"http://127.0.0.1:{self._port}"
+        self._theirs = bool(url)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> OpenSearchServer:
-        """Start it, on the same port and files as before, and wait until it takes writes."""
-        java = ["java", f"-Xms{HEAP}", f"-Xmx{HEAP}", "-cp", f"{CLASSES}:{CLASSES}/*", "OpenSearchNode"]
-        command = [*java, str(self._folder / "home"), str(self._port), str(free_port()), *self._settings]
-        self._process = start(command, self._folder / "server.log")
+        """Start it if it does not run, on the same port and files as before, and wait until it takes writes."""
+        if not self._theirs and (self._process is None or self._process.poll() is not None):
+            java = ["java", f"-Xms{HEAP}", f"-Xmx{HEAP}", "-cp", f"{CLASSES}:{CLASSES}/*", "OpenSearchNode"]
+            command = [*java, str(self._folder / "home"), str(self._port), str(free_port()), *self._settings]
+            self._process = start(command, self._folder / "server.log")
         wait_until(self._answers, seconds=120, what=f"an answer of {self.url}")
         return self
 
@@ -50,6 +53,8 @@ class OpenSearchServer:
 
     def kill(self) -> None:
         """End it as a power switch does, as far as a process can tell."""
+        if self._theirs:
+            pytest.skip(f"{self.url} is not ours to kill")
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -60,8 +65,7 @@ class OpenSearchServer:
         self.start()
 
     def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
             pytest.fail(f"OpenSearch ended at once: {(self._folder / 'server.log').read_text()[-2000:]}")
         health = f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=1s"
         try:
@@ -103,12 +107,11 @@ def opensearch_classes() -> None:
 
 
 @pytest.fixture(scope="session")
-def opensearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an OpenSearch node: ``CDC_TEST_OPENSEARCH``, or one of our own."""
-    if url := os.environ.get("CDC_TEST_OPENSEARCH"):
-        yield url
-        return
-    opensearch_classes()
-    server = OpenSearchServer(tmp_path_factory.mktemp("opensearch")).start()
-    yield server.url
+def opensearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSearchServer]:
+    """An OpenSearch node: the one of ``CDC_TEST_OPENSEARCH``, or one of our own."""
+    url = os.environ.get("CDC_TEST_OPENSEARCH", "")
+    if not url:
+        opensearch_classes()
+    server = OpenSearchServer(tmp_path_factory.mktemp("opensearch"), url=url).start()
+    yield server
     server.stop()

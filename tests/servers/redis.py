@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -17,20 +18,23 @@ from tests.servers import free_port, start, stop, unavailable, wait_until
 class RedisServer:
     """A server on 127.0.0.1 whose append-only file lies in `folder`: what it acknowledged survives `kill`.
 
-    `options` are the server's own, for example ``--maxmemory 3mb``.
+    `options` are the server's own, for example ``--maxmemory 3mb``. With `url` it is somebody else's, which is neither
+    started nor ended: a test that wants that is skipped.
     """
 
-    def __init__(self, binary: str, folder: Path, *options: str) -> None:
+    def __init__(self, binary: str, folder: Path, *options: str, url: str = "") -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = url or f"redis://127.0.0.1:{self.port}/0"
+        self._theirs = bool(url)
         self._folder = folder
         self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
         self._command += ["--save", "", "--appendonly", "yes", *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
-        """Start it, on the same port and files as before, and wait until it answers."""
-        self._process = start(self._command, self._folder / "server.log")
+        """Start it if it does not run, on the same port and files as before, and wait until it answers."""
+        if not self._theirs and (self._process is None or self._process.poll() is not None):
+            self._process = start(self._command, self._folder / "server.log")
         wait_until(self._answers, seconds=20, what=f"an answer of {self.url}")
         return self
 
@@ -41,6 +45,8 @@ class RedisServer:
 
     def kill(self) -> None:
         """End it as a power switch does, as far as a process can tell."""
+        if self._theirs:
+            pytest.skip(f"{self.url} is not ours to kill")
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -50,7 +56,7 @@ class RedisServer:
         self.kill()
         self.start()
 
-    def client(self) -> redis.Redis:
+    def client(self) -> Any:
         """A client of the server."""
         return redis.Redis.from_url(self.url, protocol=2)
 
@@ -58,6 +64,8 @@ class RedisServer:
         with self.client() as client:
             try:
                 return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
             except redis.RedisError:
                 return False
 
@@ -86,19 +94,17 @@ def valkey_binary() -> str:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a Redis server: ``CDC_TEST_REDIS`` (its database is emptied by tests), or one of our own."""
-    if url := os.environ.get("CDC_TEST_REDIS"):
-        yield url
-        return
-    server = RedisServer(redis_binary(), tmp_path_factory.mktemp("redis")).start()
-    yield server.url
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis server: the one of ``CDC_TEST_REDIS`` (tests empty its database), or one of our own."""
+    url = os.environ.get("CDC_TEST_REDIS", "")
+    server = RedisServer("" if url else redis_binary(), tmp_path_factory.mktemp("redis"), url=url).start()
+    yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a Valkey server of our own."""
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Valkey server of our own."""
     server = RedisServer(valkey_binary(), tmp_path_factory.mktemp("valkey")).start()
-    yield server.url
+    yield server
     server.stop()

@@ -1,0 +1,142 @@
+"""Tables of a DuckDB file that mirror tables of a source: what they and their columns are called, how they grow.
+
+A table says in its comment whose rows it holds, so that two tables of the source never mix, and no table is taken that
+somebody else made. DuckDB's names know no upper and lower case: a column whose name is taken gets a hash behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import duckdb
+
+from cdc.errors import PermanentError
+from schemas.table import TableSchema
+from sinks._duckdb_types import column_type, holds
+
+KEY, VERSION, PARTITION = "_cdc_key", "_cdc_version", "_cdc_partition"
+OWN_COLUMNS: Final = {KEY: "VARCHAR", VERSION: "BIGINT", PARTITION: "INTEGER"}
+
+
+def quoted(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """`value` as an SQL string."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as it is now. `sql` is its full quoted name, `columns` the types of the source's columns by name."""
+
+    sql: str
+    columns: Mapping[str, str]
+
+
+class Tables:
+    """The tables of one schema of the file, within one transaction."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, schema: str, template: str, where: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self._template = template
+        self._where = where
+        found = connection.execute(
+            "SELECT table_name, comment FROM duckdb_tables() "
+            "WHERE database_name = current_database() AND lower(schema_name) = lower(?)",
+            [schema],
+        ).fetchall()
+        self._owners: dict[str, tuple[str, str | None]] = {name.casefold(): (name, comment) for name, comment in found}
+
+    def of_topic(self, topic: str) -> Table | None:
+        """The table with the rows of `topic`, None if there is none yet."""
+        name = self._named(topic)
+        return None if name is None else self._read(name)
+
+    def prepare(self, schema: TableSchema) -> None:
+        """Make the table for rows of `schema`, or change it as these need it.
+
+        Raises PermanentError when another owner has the table, or a column cannot take the values.
+        """
+        name = self._template.format(schema=schema.schema, table=schema.table)
+        current = self._named(schema.topic)
+        if current is None:
+            self._create(name, schema)
+        elif current != name:
+            raise PermanentError(
+                f"{self._where}: the rows of {schema.topic} are in table {current}, and are to go to {name} now",
+                hint=f"ALTER TABLE {self._sql(current)} RENAME TO {quoted(name)}",
+            )
+        else:
+            self._change(name, schema)
+
+    def _named(self, topic: str) -> str | None:
+        return next((name for name, comment in self._owners.values() if comment == _comment(topic)), None)
+
+    def _sql(self, name: str) -> str:
+        return f"{quoted(self._schema)}.{quoted(name)}"
+
+    def _read(self, name: str) -> Table:
+        columns = self._connection.execute(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
+            "AND lower(schema_name) = lower(?) AND table_name = ? ORDER BY column_index",
+            [self._schema, name],
+        ).fetchall()
+        return Table(self._sql(name), {column: type for column, type in columns if column not in OWN_COLUMNS})
+
+    def _create(self, name: str, schema: TableSchema) -> None:
+        if (owned := self._owners.get(name.casefold())) is not None:
+            raise PermanentError(
+                f"{self._where}: table {owned[0]} exists and is not for {schema.topic}: {owned[1] or 'made by others'}",
+                hint="give each table of the source one of its own, for example table: '{schema}_{table}'",
+            )
+        names = stored_names(schema, Table(name, {}))
+        columns = [f"{quoted(names[column.name])} {column_type(column.type)}" for column in schema.columns]
+        columns += [f"{column} {type} NOT NULL" for column, type in OWN_COLUMNS.items()]
+        self._connection.execute(f"CREATE TABLE {self._sql(name)} ({', '.join(columns)})")
+        self._connection.execute(f"COMMENT ON TABLE {self._sql(name)} IS {text(_comment(schema.topic))}")
+        self._owners[name.casefold()] = (name, _comment(schema.topic))
+
+    def _change(self, name: str, schema: TableSchema) -> None:
+        table = self._read(name)
+        names = stored_names(schema, table)
+        alter = f"ALTER TABLE {table.sql}"
+        for column in schema.columns:
+            stored, wanted = names[column.name], column_type(column.type)
+            held = table.columns.get(stored)
+            if held is None:
+                self._connection.execute(f"{alter} ADD COLUMN {quoted(stored)} {wanted}")
+            elif not holds(held, wanted):
+                statement = f"{alter} ALTER COLUMN {quoted(stored)} TYPE {wanted}"
+                if not holds(wanted, held):
+                    raise PermanentError(
+                        f"{self._where}: column {stored} of table {name} is {held} and cannot take what is now "
+                        f"{column.native} in the database ({wanted} here)",
+                        hint=f"convert it, then start the sink again: {statement}",
+                    )
+                self._connection.execute(statement)
+
+
+def stored_names(schema: TableSchema, table: Table) -> dict[str, str]:
+    """What each column of `schema` is called in `table`: its own name, if the table has it or it is free there."""
+    names = {column.name: column.name for column in schema.columns if column.name in table.columns}
+    taken = {name.casefold() for name in (*OWN_COLUMNS, *table.columns)}
+    for column in schema.columns:
+        if column.name in names:
+            continue
+        name = column.name
+        if name.casefold() in taken:
+            name = f"{name}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+        taken.add(name.casefold())
+        names[column.name] = name
+    return names
+
+
+def _comment(topic: str) -> str:
+    return f"rows of {topic}, kept by cdc"

@@ -1,0 +1,114 @@
+"""Column types of DuckDB, and the SQL that makes their values out of a row's JSON.
+
+===============================  ==================================================================================
+logical type                     column
+===============================  ==================================================================================
+``decimal`` with p ≤ 38, s ≤ p   ``DECIMAL(p,s)``; a NaN does not fit, the row is rejected
+other ``decimal``                ``VARCHAR``, the digits as the database prints them
+``date timestamp timestamptz``   the same, BC and infinity included; a timestamp after the year 294246 is rejected
+``time timetz uuid``             the same
+``json enum other string``       ``VARCHAR``: JSON as the database prints it, which DuckDB's JSON functions take
+``bytes``                        ``BLOB``
+``array``                        ``LIST`` of the element's type; an array of several dimensions is rejected
+===============================  ==================================================================================
+
+The SQL reads the ``readable`` profile. A value arrives in its *wire* type, as DuckDB's JSON parser hands it over, and a
+cast that fails makes it known: nothing ever becomes NULL in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from schemas.types import Kind, LogicalType
+
+MAX_DECIMAL_DIGITS: Final = 38
+
+_TYPES: Final = {
+    Kind.BOOLEAN: "BOOLEAN",
+    Kind.INT16: "SMALLINT",
+    Kind.INT32: "INTEGER",
+    Kind.INT64: "BIGINT",
+    Kind.UINT64: "UBIGINT",
+    Kind.FLOAT32: "FLOAT",
+    Kind.FLOAT64: "DOUBLE",
+    Kind.BYTES: "BLOB",
+    Kind.UUID: "UUID",
+    Kind.DATE: "DATE",
+    Kind.TIME: "TIME",
+    Kind.TIMETZ: "TIME WITH TIME ZONE",
+    Kind.TIMESTAMP: "TIMESTAMP",
+    Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE",
+}
+_AS_JSON_HAS_IT: Final = frozenset(
+    {Kind.BOOLEAN, Kind.INT16, Kind.INT32, Kind.INT64, Kind.UINT64, Kind.FLOAT32, Kind.FLOAT64}
+)
+_WITH_ERA: Final = frozenset({Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
+
+
+def column_type(type: LogicalType) -> str:
+    """The column's type as DuckDB's catalogue prints it."""
+    if type.element is not None:
+        return column_type(type.element) + "[]"
+    if type.kind is Kind.DECIMAL and type.precision is not None:
+        scale = type.scale or 0
+        if 0 <= scale <= type.precision <= MAX_DECIMAL_DIGITS:
+            return f"DECIMAL({type.precision},{scale})"
+    return _TYPES.get(type.kind, "VARCHAR")
+
+
+def wire_type(type: LogicalType) -> Any:
+    """What DuckDB's JSON parser makes of a value, in the form that ``from_json`` wants."""
+    if type.element is not None:
+        return [wire_type(type.element)]
+    return _TYPES[type.kind] if type.kind in _AS_JSON_HAS_IT else "VARCHAR"
+
+
+def value(type: LogicalType, wire: str) -> str:
+    """SQL for a column's value, out of SQL for the wire value. Evaluating it fails where the type cannot hold it."""
+    if type.element is not None:
+        if type.element.kind in _AS_JSON_HAS_IT:
+            return wire
+        # A nested list arrives as text, like any other: what could be one is looked at closely.
+        item = f"CASE WHEN item[1] = '[' THEN error('nested') ELSE {value(type.element, 'item')} END"
+        return f"list_transform({wire}, lambda item: {item})"
+    if type.kind in _AS_JSON_HAS_IT:
+        return wire
+    if type.kind is Kind.BYTES:
+        return f"from_base64({wire})"
+    if type.kind in _WITH_ERA:
+        era = rf"regexp_replace({wire}, '^([0-9-]+)(.*) BC$', '\1 (BC)\2')"
+        wire = f"CASE WHEN suffix({wire}, ' BC') THEN {era} ELSE {wire} END"
+    column = column_type(type)
+    return wire if column == "VARCHAR" else f"CAST({wire} AS {column})"
+
+
+_DIGITS: Final = {"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19, "UBIGINT": 20}
+_WIDER: Final = {
+    "SMALLINT": {"INTEGER", "BIGINT", "FLOAT", "DOUBLE"},
+    "INTEGER": {"BIGINT", "DOUBLE"},
+    "FLOAT": {"DOUBLE"},
+}
+_DECIMAL: Final = re.compile(r"DECIMAL\((\d+),(\d+)\)")
+
+
+def holds(held: str, wanted: str) -> bool:
+    """Whether a column of type `held` takes every value of type `wanted` without a change of its meaning."""
+    if held == wanted:
+        return True
+    if held.endswith("[]") and wanted.endswith("[]"):
+        return holds(held[:-2], wanted[:-2])
+    if held in _WIDER.get(wanted, ()):
+        return True
+    decimal = _DECIMAL.fullmatch(wanted)
+    digits, scale = (int(decimal[1]), int(decimal[2])) if decimal else (_DIGITS.get(wanted), 0)
+    if held == "VARCHAR":
+        return digits is not None or wanted == "UUID"
+    into = _DECIMAL.fullmatch(held)
+    return (
+        into is not None
+        and digits is not None
+        and int(into[2]) >= scale
+        and int(into[1]) - int(into[2]) >= digits - scale
+    )

@@ -1,0 +1,282 @@
+"""DuckDB: each table of the source as a table of a file, typed, for analysis.
+
+Rows, deletes, floors, offsets and the sink's generation are one transaction. DuckDB itself parses the rows' JSON and
+merges them. What a late write loses against: the row's version, that of the delete in ``_cdc_tombstones`` (kept for
+`tombstone_ttl`), the floor of its partition in ``_cdc_floors``, and the generation in ``_cdc_offsets``.
+
+Only one process can hold the file, so each write opens it, applies its batches and closes it; in between others may
+read. A write that meets a reader is tried again later.
+
+Each table has three columns of ours: ``_cdc_key`` (the record key), ``_cdc_version``, ``_cdc_partition``. It needs no
+index: a merge reads the keys of the table once, which costs less than keeping an index up to some ten million rows.
+Types, and values that a column cannot hold: see :mod:`sinks._duckdb_types`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Final
+
+import duckdb
+from pydantic import AfterValidator, Field
+
+from cdc import faults
+from cdc.config.fields import BatchConfig, Duration, SinkConfig
+from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
+from cdc.findings import Finding, Severity
+from cdc.log import TopicPartition
+from cdc.sink import Batch, Rejected, Sink, StoredOffset
+from sinks._duckdb_rows import VALUE_ERRORS, gathered
+from sinks._duckdb_table import PARTITION, VERSION, Table, Tables, quoted
+
+PURGE_EVERY_SECONDS: Final = 3600.0
+
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS _cdc_offsets (
+    topic VARCHAR, partition INTEGER, topic_id VARCHAR NOT NULL, next_offset BIGINT NOT NULL,
+    generation BIGINT NOT NULL, started TIMESTAMP NOT NULL DEFAULT current_timestamp, PRIMARY KEY (topic, partition)
+);
+CREATE TABLE IF NOT EXISTS _cdc_floors (
+    topic VARCHAR, partition INTEGER, version BIGINT NOT NULL, PRIMARY KEY (topic, partition)
+);
+CREATE TABLE IF NOT EXISTS _cdc_tombstones (
+    topic VARCHAR NOT NULL, partition INTEGER NOT NULL, key VARCHAR NOT NULL, version BIGINT NOT NULL,
+    deleted_at BIGINT NOT NULL
+);
+"""
+_CLAIM: Final = "FROM _cdc_offsets WHERE topic = '' AND partition = -1"
+"""The row that says whose these tables are: `topic_id` is the sink, `generation` that of its latest `open`."""
+
+
+def _template(value: str) -> str:
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(value) if field is not None}
+    except ValueError as error:
+        raise ValueError(f"is no template: {error}") from error
+    if unknown := fields - {"schema", "table"}:
+        raise ValueError(f"unknown field {{{min(unknown)}}}, known: {{schema}} {{table}}")
+    if "table" not in fields:
+        raise ValueError("needs {table}: otherwise several tables of the source share one")
+    return value
+
+
+class LargeBatch(BatchConfig):
+    """Every write opens, syncs and closes the file: few large ones are faster."""
+
+    rows: int = Field(default=100_000, gt=0)
+
+
+class DuckDBConfig(SinkConfig):
+    """Configuration of a DuckDB sink."""
+
+    path: Path
+    """The database file; its folder must exist."""
+    schema_: Annotated[str, Field(alias="schema", min_length=1)] = "main"
+    """Schema of the file that the tables are made in. A second sink on the same file needs one of its own."""
+    table: Annotated[str, AfterValidator(_template)] = "{table}"
+    """What a table is called: ``{schema}`` and ``{table}`` of the source."""
+    tombstone_ttl: Annotated[Duration, Field(gt=0)] = 8 * 86400.0
+    """How long the version of a deleted row is kept: longer than any replay of older rows can take."""
+    batch: LargeBatch = LargeBatch()
+
+
+class DuckDBSink(Sink):
+    """Rows as typed tables in a DuckDB file; the module's description says what is promised, and how."""
+
+    Config = DuckDBConfig
+    owns_offsets = True
+    single_worker = True
+
+    def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
+        assert isinstance(config, DuckDBConfig)
+        self._config = config
+        self._path = config.path.absolute()
+        self._where = f"sink {name}: {self._path}"
+        self._owner = f"{pipeline}:{name}"
+        self._schema = quoted(config.schema_)
+        self._generation = 0
+        self._purge_at = 0.0
+
+    def check(self) -> list[Finding]:
+        """Whether the file is there or can be made, and is one of DuckDB's."""
+        if not self._path.parent.is_dir():
+            fix = f"mkdir -p {self._path.parent}"
+            return [Finding("folder", Severity.ERROR, f"the folder of {self._path} does not exist", fix)]
+        if self._path.exists():
+            with self._border(UnreachableError), duckdb.connect(str(self._path), read_only=True):
+                return [Finding("file", Severity.OK, f"{self._path} can be read")]
+        return [Finding("file", Severity.OK, f"{self._path} will be made")]
+
+    def open(self) -> None:
+        """Make the file and its tables of ours, and claim it. Raises UnreachableError while others hold the file."""
+        if not self._path.parent.is_dir():
+            raise PermanentError(f"{self._where}: its folder does not exist", hint=f"mkdir -p {self._path.parent}")
+        with self._border(UnreachableError), self._transaction() as connection:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+            connection.execute(f"USE {self._schema}")
+            connection.execute(_TABLES)
+            owner, generation = connection.execute(f"SELECT topic_id, generation {_CLAIM}").fetchone() or (None, 0)
+            if owner not in (None, self._owner):
+                raise PermanentError(
+                    f"{self._where}: schema {self._config.schema_} belongs to {owner} (pipeline:sink)",
+                    hint="give this sink a schema of its own, for example schema: replica",
+                )
+            self._generation = generation + 1
+            connection.execute(
+                "INSERT OR REPLACE INTO _cdc_offsets (topic, partition, topic_id, next_offset, generation) "
+                "VALUES ('', -1, ?, 0, ?)",
+                [self._owner, self._generation],
+            )
+
+    def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
+        """Where reading goes on, per partition that was ever started."""
+        with self._border(UnreachableError), duckdb.connect(str(self._path)) as connection:
+            found = connection.execute(
+                f"SELECT topic, partition, next_offset, topic_id FROM {self._schema}._cdc_offsets WHERE partition >= 0"
+            ).fetchall()
+        return {TopicPartition(topic, number): StoredOffset(offset, id) for topic, number, offset, id in found}
+
+    def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
+        """Apply `batches` and their offsets in one transaction."""
+        if not batches:
+            return []
+        with self._border(TransientError):
+            try:
+                return self._apply(batches, topic_ids, checked=False)
+            except VALUE_ERRORS:
+                # Some row has a value that its column cannot hold: now each is looked at, to find which.
+                return self._apply(batches, topic_ids, checked=True)
+
+    def close(self) -> None:
+        """Nothing is held between writes."""
+
+    def _apply(self, batches: Sequence[Batch], topic_ids: Mapping[str, str], *, checked: bool) -> list[Rejected]:
+        rejected: list[Rejected] = []
+        with self._transaction() as connection:
+            self._fence(connection)
+            rounds = [(together, gathered(together, checked=checked)) for together in _rounds(batches)]
+            tables = Tables(connection, self._config.schema_, self._config.table, self._where)
+            # DuckDB changes a table only as long as the transaction has not changed its rows.
+            for _, gathering in rounds:
+                for group in gathering.upserts:
+                    tables.prepare(group.schema)
+            for together, gathering in rounds:
+                for batch in together:
+                    if batch.floor:
+                        _sweep(connection, tables.of_topic(batch.topic), batch)
+                for deletes in gathering.deletes:
+                    deletes.apply(connection, tables.of_topic(deletes.topic))
+                for group in gathering.upserts:
+                    table = tables.of_topic(group.schema.topic)
+                    assert table is not None, "it has been prepared"
+                    rejected += group.apply(connection, table)
+            faults.reach("sink.between_rows_and_offsets")
+            _store_offsets(connection, batches, topic_ids, self._generation)
+            self._purge(connection)
+        return rejected
+
+    def _fence(self, connection: duckdb.DuckDBPyConnection) -> None:
+        try:
+            connection.execute(f"USE {self._schema}")
+            current = connection.execute(f"SELECT generation {_CLAIM}").fetchone()
+        except duckdb.CatalogException as error:
+            raise GapError(
+                f"{self._where} no longer holds what was written: it was deleted or replaced",
+                hint="start the sink again: it reads the log from its beginning",
+            ) from error
+        if current != (self._generation,):
+            raise FencedError(f"{self._where}: another process of this sink took over")
+
+    def _purge(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Forget deletes that nothing can be older than any more."""
+        if time.monotonic() < self._purge_at:
+            return
+        connection.execute(
+            "DELETE FROM _cdc_tombstones WHERE deleted_at < ?", [int(time.time() - self._config.tombstone_ttl)]
+        )
+        self._purge_at = time.monotonic() + PURGE_EVERY_SECONDS
+
+    @contextmanager
+    def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction in the file, which is open for that long only."""
+        with duckdb.connect(str(self._path)) as connection:
+            connection.begin()
+            yield connection  # closing rolls back what is not committed
+            connection.commit()
+
+    @contextmanager
+    def _border(self, unreachable: type[TransientError]) -> Iterator[None]:
+        """Turn DuckDB's errors into ours; their text may hold values of a row, so it is shown for files only."""
+        try:
+            yield
+        except duckdb.TransactionException as error:
+            raise TransientError(f"{self._where}: another transaction changed the same rows") from error
+        except duckdb.ConnectionException as error:
+            raise unreachable(f"{self._where} is open in this process with other settings") from error
+        except duckdb.IOException as error:
+            first = str(error).partition("\n")[0]
+            if "lock" in first:
+                raise unreachable(
+                    f"{self._where} is in use by another process ({first})",
+                    hint="it is tried again by itself; whoever reads the file should close it soon",
+                ) from error
+            if "No space left" in first:
+                raise TransientError(f"{self._where}: the disk is full") from error
+            raise PermanentError(f"{self._where} cannot be used: {first}", hint="see `path`") from error
+        except (duckdb.CatalogException, duckdb.BinderException, duckdb.DependencyException) as error:
+            first = str(error).partition("\n")[0]
+            raise PermanentError(f"{self._where}: a table was changed by others: {first}") from error
+        except duckdb.Error as error:
+            raise PermanentError(f"{self._where}: DuckDB failed ({type(error).__name__})") from error
+
+
+def _rounds(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """The batches in as few steps as their order allows: one of each partition in a step."""
+    rounds: list[dict[TopicPartition, Batch]] = []
+    seen: Counter[TopicPartition] = Counter()
+    for batch in batches:
+        place = TopicPartition(batch.topic, batch.partition)
+        if seen[place] == len(rounds):
+            rounds.append({})
+        rounds[seen[place]][place] = batch
+        seen[place] += 1
+    return [list(together.values()) for together in rounds]
+
+
+def _sweep(connection: duckdb.DuckDBPyConnection, table: Table | None, batch: Batch) -> None:
+    """Raise the partition's floor, and delete what lies below."""
+    connection.execute(
+        "INSERT INTO _cdc_floors VALUES (?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET version = greatest(version, excluded.version)",
+        [batch.topic, batch.partition, batch.floor],
+    )
+    connection.execute(
+        "DELETE FROM _cdc_tombstones WHERE topic = ? AND partition = ? AND version < ?",
+        [batch.topic, batch.partition, batch.floor],
+    )
+    if table is not None:
+        connection.execute(
+            f"DELETE FROM {table.sql} WHERE {PARTITION} = ? AND {VERSION} < ?",  # noqa: S608 - quoted
+            [batch.partition, batch.floor],
+        )
+
+
+def _store_offsets(
+    connection: duckdb.DuckDBPyConnection, batches: Sequence[Batch], topic_ids: Mapping[str, str], generation: int
+) -> None:
+    offsets = {(b.topic, b.partition): (topic_ids[b.topic], b.next_offset, generation) for b in batches}
+    connection.executemany(
+        "INSERT INTO _cdc_offsets (topic, partition, topic_id, next_offset, generation) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET topic_id = excluded.topic_id, next_offset = excluded.next_offset, "
+        "generation = excluded.generation",
+        [(*place, *stored) for place, stored in offsets.items()],
+    )
+
+
+SINK = DuckDBSink

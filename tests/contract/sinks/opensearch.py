@@ -1,0 +1,95 @@
+"""OpenSearch, held to the sink contract."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import urllib3
+
+from cdc.event import Value
+from cdc.formats.json import decode
+from cdc.sink import Row
+from schemas.table import TableSchema
+from sinks import _bulk, opensearch
+from sinks._rows import columns_of, merged
+from tests.contract.sinks import PIPELINE, Store
+from tests.contract.sinks._tables import table
+from tests.servers.opensearch import OpenSearchServer
+
+
+class _Hit(msgspec.Struct):
+    source: msgspec.Raw = msgspec.field(name="_source")
+
+
+class _Hits(msgspec.Struct):
+    hits: list[_Hit]
+
+
+class _Found(msgspec.Struct):
+    hits: _Hits
+
+
+class OpenSearchStore(Store):
+    """One node for all tests; the pipeline's indices are deleted for each."""
+
+    type = "opensearch"
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self._server: OpenSearchServer = request.getfixturevalue("opensearch")
+        for index in self._ask("GET", "/_cat/indices?format=json&expand_wildcards=all"):
+            if index["index"] == opensearch.STATE_INDEX or index["index"].startswith(f"{PIPELINE}."):
+                self._ask("DELETE", f"/{index['index']}")
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self._server.url, "replicas": 0}
+
+    def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
+        index = f"/{PIPELINE}.{schema.schema}.{schema.table}"
+        self._ask("POST", f"{index}/_refresh")
+        found = self._answer("GET", f"{index}/_search?size=10000&ignore_unavailable=true")
+        held = {}
+        for hit in msgspec.json.decode(found, type=_Found).hits.hits:
+            row = merged(bytes(hit.source), b"{}", schema)
+            columns = columns_of(row)
+            key = msgspec.json.encode({name: columns[name] for name in schema.key})
+            held[key] = {**dict.fromkeys(schema.by_name), **decode(schema, row)}
+        return held
+
+    def cut(self) -> None:
+        self._server.kill()
+
+    def mend(self) -> None:
+        self._server.start()
+
+    def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unguarded(entry: Callable[..., bytes]) -> Callable[..., bytes]:
+            version = re.compile(rb'"version_type":"external","version":\d+,')
+            return lambda *arguments: version.sub(b"", entry(*arguments), 1)
+
+        for name in ("insertion", "deletion"):
+            monkeypatch.setattr(opensearch, name, unguarded(getattr(_bulk, name)))
+
+    def refused(self) -> Callable[[int], Row] | None:
+        def row(version: int) -> Row:
+            good = table().row(version, id=99, name="x")
+            assert good.after is not None
+            return good._replace(after=good.after.replace(b'"name":"x"', b'"name":{"first":"x"}'))
+
+        return row
+
+    def stop(self) -> None:
+        self._server.start()
+
+    def _ask(self, method: str, path: str) -> Any:
+        return msgspec.json.decode(self._answer(method, path))
+
+    def _answer(self, method: str, path: str) -> bytes:
+        return urllib3.request(method, self._server.url + path, retries=False).data
+
+
+STORE = OpenSearchStore
