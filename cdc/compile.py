@@ -12,6 +12,7 @@ the caller decodes the message plainly, which either yields the records or says 
 from __future__ import annotations
 
 import re
+import struct
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Wire:
     open: str
     """Begins a new row image."""
     value: str
-    """Reads a column: a line ``{value}`` where ``v`` holds its bytes, a line ``{null}`` where it is null."""
+    """Reads column number ``INDEX``: a line ``{value}`` where ``v`` holds its bytes, ``{null}`` where it is null."""
     close: str = ""
     """Ends a message."""
     open_old: str = ""
@@ -83,7 +84,7 @@ class CompiledRead:
     source: str
 
 
-_ODD: Final = (ValueError, IndexError, KeyError, DecodeError)
+_ODD: Final = (ValueError, LookupError, struct.error, DecodeError)
 """What generated code may meet in bytes that do not fit."""
 
 
@@ -161,6 +162,7 @@ _READ: Final = """
 def read(append, lines, transaction, version, skip):
     ordinal = 0
     head, _, ids, tail = transaction
+    source = SOURCE
     for m in lines:
         try:
             {open}
@@ -246,7 +248,8 @@ def compile_read(schema: TableSchema, wire: Wire) -> CompiledRead:
         {"open": wire.open, "read": code.read("c"), "close": wire.close},
         KEY=code.key("c"),
         IMAGE=code.image("c"),
-        VALUE=code.envelope(Operation.READ, before=False, after=True),
+        SOURCE=code.source(Operation.READ),
+        VALUE=_format(BEFORE + b"null" + AFTER + b"%b,%b", ["after", "source"]),
         HEADER=code.header(Operation.READ, 0, len(BEFORE + b"null" + AFTER)),
     )
     return CompiledRead(code.compile(source)["read"], source)
@@ -273,9 +276,13 @@ class _Code:
     def read(self, prefix: str, sent: Collection[str] | None = None) -> str:
         """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns."""
         return "\n".join(
-            _fill(self._wire.value, {"value": self._value(index, column, prefix), "null": self._null(index, prefix)})
+            _fill(
+                self._wire.value,
+                {"value": self._value(index, column, prefix), "null": self._null(index, prefix)},
+                INDEX=str(index),
+            )
             if sent is None or column.name in sent
-            else self._wire.skip
+            else self._wire.skip.strip("\n")
             for index, column in enumerate(self._schema.columns)
         )
 
@@ -320,16 +327,15 @@ class _Code:
 
     def envelope(self, operation: Operation, *, before: bool, after: bool) -> str:
         """The expression of a record's value, from ``before``, ``after``, ``lsn`` and the transaction's parts."""
-        images = BEFORE + (b"%b" if before else b"null") + AFTER + (b"%b" if after else b"null") + b",%b"
-        values = ["before"] * before + ["after"] * after + ["head"]
-        table = _escape(table_part(self._schema))
-        if operation is Operation.READ:
-            source = table + b"%b"
-            values += ["ids"]
-        else:
-            source = b"%b%b" + table + b"%b%b"
-            values += ["lsn", "middle", "ids", "lsn"]
-        return _format(images + source + _escape(operation_part(operation)) + b"%b", [*values, "tail"])
+        images = BEFORE + (b"%b" if before else b"null") + AFTER + (b"%b" if after else b"null") + b","
+        source = _STREAMED % (_escape(table_part(self._schema)), _escape(operation_part(operation)))
+        values = ["before"] * before + ["after"] * after + ["head", "lsn", "middle", "ids", "lsn", "tail"]
+        return _format(images + source, values)
+
+    def source(self, operation: Operation) -> str:
+        """The expression of what follows the images where it is the same for all rows: they have no LSN."""
+        template = b"%b" + _escape(table_part(self._schema)) + b"%b" + _escape(operation_part(operation)) + b"%b"
+        return _format(template, ["head", "ids", "tail"])
 
     def header(self, operation: Operation, flags: int, start: int | str | None) -> str:
         """The expression of a record's header; `start` is where ``after`` begins, None when there is none."""
@@ -341,6 +347,10 @@ class _Code:
         namespace = dict(self._names)
         exec(compile(source, f"<generated for {self._schema.topic}>", "exec"), namespace)  # noqa: S102 - our own text
         return namespace
+
+
+_STREAMED: Final = b"%%b%%b%%b%b%%b%%b%b%%b"
+"""Head, LSN, middle, the table, ids, LSN, the operation, tail: see :class:`cdc.formats.envelope.TransactionParts`."""
 
 
 def _escape(static: bytes) -> bytes:

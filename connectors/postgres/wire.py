@@ -8,6 +8,7 @@ row is a line of COPY's text format, without its newline.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Collection
 from typing import Final
 
@@ -26,7 +27,7 @@ i += 3
 _VALUE: Final = """
 x = m[i]
 if x == 116:
-    e = i + 5 + from_bytes(m[i + 1 : i + 5], "big")
+    e = i + 5 + length(m, i)[0]
     v = m[i + 5 : e]
     i = e
     {value}
@@ -62,8 +63,8 @@ def compile_relation(relation: Relation, schema: TableSchema, not_null: Collecti
         open_old=_OPEN.format(begin=old_kind + count),
         skip=_SKIP,
         has_old="m[i] != 78",
-        lsn='lsn = b"%d" % from_bytes(m[1:9], "big")',
-        names={"from_bytes": int.from_bytes},
+        lsn='lsn = b"%d" % start(m)',
+        names={"length": struct.Struct(">xI").unpack_from, "start": struct.Struct(">xQ").unpack_from},
     )
     return compile_table(schema, wire, old_columns(relation), not_null)
 
@@ -111,12 +112,10 @@ f = m.split(b"\\t")
 if len(f) != {count}:
     raise ValueError
 if b"\\\\" in m:
-    f = [unescape(v) for v in f]
-i = 0
+    f = [v if b"\\\\" not in v else unescape(v) for v in f]
 """
 _COPY_VALUE: Final = """
-v = f[i]
-i += 1
+v = f[INDEX]
 if v is None:
     {null}
 else:
