@@ -45,8 +45,8 @@ Item = list[Produced] | TableSchema | Marker
 class Stream(ABC):
     """A source's log from the stored position on, turned into records.
 
-    The order of calls: ``start``, ``resume``, then ``read``, ``fill``, ``stored`` again and again; ``keepalive`` at
-    least every second whatever else is slow.
+    The order of calls: ``start``, ``resume``, then ``read``, ``fill``, ``attend``, ``stored`` again and again;
+    ``keepalive`` at least every second whatever else is slow.
     """
 
     @abstractmethod
@@ -94,6 +94,12 @@ class Stream(ABC):
         """Send what the source must hear from time to time. Raises UnreachableError, TransientError (step aside)."""
 
     @abstractmethod
+    def attend(self) -> None:
+        """Do what is due beside reading: what `keepalive` does, the next step of a snapshot, what the operator asked
+        for. May ask source and log, so it is not called while either keeps us waiting.
+        """
+
+    @abstractmethod
     def caught_up(self) -> bool:
         """Everything that the source held when the stream started is stored, snapshots included."""
 
@@ -130,7 +136,7 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
                     _append(stream, writer, items)
                     pace.appended()
                 place = stream.position() or place
-                stream.keepalive()
+                stream.attend()
                 stopping = stopping or control.stopping()
                 # 4. Commit records and position in one, as often as the load allows.
                 if stream.splittable and (stopping or pace.due(stream.waited, dry=not items)):

@@ -506,11 +506,16 @@ class PostgresStream(Stream):
         self._feedback_at, self._feedback = now, (self._received, self._acknowledged)
 
     def keepalive(self) -> None:
-        """Feedback, heartbeat, the snapshot's next step, requests: each when it is due."""
+        """Feedback, when it is due."""
         now = time.monotonic()
         news = self._feedback[1] != self._acknowledged
         if now - self._feedback_at > (0.2 if news else FEEDBACK_SECONDS):
             self._send_feedback(now)
+
+    def attend(self) -> None:
+        """Feedback, heartbeat, the snapshot's next step, requests: each when it is due."""
+        self.keepalive()
+        now = time.monotonic()
         if self._resuming is not None or self._snapshots is None or self._ready is not None or not self.splittable:
             return
         self._snapshots.poll(self._plan, self._tables.captured, self._stored.nonce)
