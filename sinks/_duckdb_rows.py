@@ -76,7 +76,7 @@ class Upserts:
         names = [column.name for column in self.schema.columns]
         keys, versions = [row.key for row in self.rows], [row.version for row in self.rows]
         with _incoming(connection, keys, versions, self.partitions, after=_texts([row.after for row in self.rows])):
-            values = [value(column.type, f"wire.{quoted(column.name)}") for column in self.schema.columns]
+            values = [value(column.type, f"wire.{quoted(column.name)}", flat=False) for column in self.schema.columns]
             connection.execute(self._merge(table, self._source(values, names)))
         return []
 
@@ -99,7 +99,10 @@ class Upserts:
         partitions = [self.partitions[n] for n in numbers]
         partial = pa.array([self.rows[n].partial for n in numbers], pa.bool_())
         extra = {"number": pa.array(numbers, pa.int64()), "partial": partial, "sent": pa.array(sent, _NUMBERS)}
-        wanted = [value(column.type, f"wire.{name}") for column, name in zip(self.schema.columns, names, strict=True)]
+        wanted = [
+            value(column.type, f"wire.{name}", flat=True)
+            for column, name in zip(self.schema.columns, names, strict=True)
+        ]
         tried = [f"TRY({sql})" for sql in wanted]
         failed = " ".join(
             f"WHEN wire.{name} IS NOT NULL AND {sql} IS NULL THEN {number}"

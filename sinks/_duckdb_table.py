@@ -88,7 +88,7 @@ class Tables:
             "AND lower(schema_name) = lower(?) AND table_name = ? ORDER BY column_index",
             [self._schema, name],
         ).fetchall()
-        return Table(self._sql(name), {column: type for column, type in columns if column not in OWN_COLUMNS})
+        return Table(self._sql(name), {column: held for column, held in columns if column not in OWN_COLUMNS})
 
     def _create(self, name: str, schema: TableSchema) -> None:
         if (owned := self._owners.get(name.casefold())) is not None:
@@ -98,7 +98,7 @@ class Tables:
             )
         names = stored_names(schema, Table(name, {}))
         columns = [f"{quoted(names[column.name])} {column_type(column.type)}" for column in schema.columns]
-        columns += [f"{column} {type} NOT NULL" for column, type in OWN_COLUMNS.items()]
+        columns += [f"{column} {kind} NOT NULL" for column, kind in OWN_COLUMNS.items()]
         self._connection.execute(f"CREATE TABLE {self._sql(name)} ({', '.join(columns)})")
         self._connection.execute(f"COMMENT ON TABLE {self._sql(name)} IS {text(_comment(schema.topic))}")
         self._owners[name.casefold()] = (name, _comment(schema.topic))

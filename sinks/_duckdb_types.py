@@ -47,40 +47,45 @@ _AS_JSON_HAS_IT: Final = frozenset(
 _WITH_ERA: Final = frozenset({Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 
 
-def column_type(type: LogicalType) -> str:
+def column_type(type_: LogicalType) -> str:
     """The column's type as DuckDB's catalogue prints it."""
-    if type.element is not None:
-        return column_type(type.element) + "[]"
-    if type.kind is Kind.DECIMAL and type.precision is not None:
-        scale = type.scale or 0
-        if 0 <= scale <= type.precision <= MAX_DECIMAL_DIGITS:
-            return f"DECIMAL({type.precision},{scale})"
-    return _TYPES.get(type.kind, "VARCHAR")
+    if type_.element is not None:
+        return column_type(type_.element) + "[]"
+    if type_.kind is Kind.DECIMAL and type_.precision is not None:
+        scale = type_.scale or 0
+        if 0 <= scale <= type_.precision <= MAX_DECIMAL_DIGITS:
+            return f"DECIMAL({type_.precision},{scale})"
+    return _TYPES.get(type_.kind, "VARCHAR")
 
 
-def wire_type(type: LogicalType) -> Any:
+def wire_type(type_: LogicalType) -> Any:
     """What DuckDB's JSON parser makes of a value, in the form that ``from_json`` wants."""
-    if type.element is not None:
-        return [wire_type(type.element)]
-    return _TYPES[type.kind] if type.kind in _AS_JSON_HAS_IT else "VARCHAR"
+    if type_.element is not None:
+        return [wire_type(type_.element)]
+    return _TYPES[type_.kind] if type_.kind in _AS_JSON_HAS_IT else "VARCHAR"
 
 
-def value(type: LogicalType, wire: str) -> str:
-    """SQL for a column's value, out of SQL for the wire value. Evaluating it fails where the type cannot hold it."""
-    if type.element is not None:
-        if type.element.kind in _AS_JSON_HAS_IT:
+def value(type_: LogicalType, wire: str, *, flat: bool) -> str:
+    """SQL for a column's value, out of SQL for the wire value. Evaluating it fails where the type cannot hold it.
+
+    `flat`: it is known that no array has a further dimension. If it is not, a text that looks like a list fails, too:
+    that is how the JSON parser hands over a nested list where a text is wanted.
+    """
+    if type_.element is not None:
+        if type_.element.kind in _AS_JSON_HAS_IT:
             return wire
-        # A nested list arrives as text, like any other: what could be one is looked at closely.
-        item = f"CASE WHEN item[1] = '[' THEN error('nested') ELSE {value(type.element, 'item')} END"
+        item = value(type_.element, "item", flat=flat)
+        if not flat:
+            item = f"CASE WHEN item[1] = '[' THEN error('nested') ELSE {item} END"
         return f"list_transform({wire}, lambda item: {item})"
-    if type.kind in _AS_JSON_HAS_IT:
+    if type_.kind in _AS_JSON_HAS_IT:
         return wire
-    if type.kind is Kind.BYTES:
+    if type_.kind is Kind.BYTES:
         return f"from_base64({wire})"
-    if type.kind in _WITH_ERA:
+    if type_.kind in _WITH_ERA:
         era = rf"regexp_replace({wire}, '^([0-9-]+)(.*) BC$', '\1 (BC)\2')"
         wire = f"CASE WHEN suffix({wire}, ' BC') THEN {era} ELSE {wire} END"
-    column = column_type(type)
+    column = column_type(type_)
     return wire if column == "VARCHAR" else f"CAST({wire} AS {column})"
 
 
