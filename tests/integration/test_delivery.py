@@ -13,10 +13,10 @@ import pytest
 from cdc import delivery, tables
 from cdc.config.fields import BatchConfig, SinkConfig
 from cdc.errors import FencedError, GapError, PermanentError, TransientError
-from cdc.log import LogReader, TopicPartition
+from cdc.log import Fetched, LogReader, TopicPartition
 from cdc.log.embedded import EmbeddedLog
 from cdc.reduce import key_hash
-from cdc.sink import Batch, Rejected
+from cdc.sink import Batch, Rejected, StoredOffset
 from cdc.testing import MemorySink, MemorySinkWithOffsets, MemoryStore
 from schemas.table import TableSchema
 from tests.integration.delivered import (
@@ -236,6 +236,38 @@ def test_catching_up_waits_for_what_the_store_does_not_have_yet(log: EmbeddedLog
     source.commit()
     sink = Trial(failing(3))
     assert deliver_all(log, sink, SinkConfig(type="memory", batch=BatchConfig(rows=5))).caught_up
+    assert holds(sink.store, source)()
+
+
+def test_a_log_that_is_slow_to_answer_is_not_taken_for_its_end(
+    log: EmbeddedLog, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "At the end" is judged by the reader's position, not by polls that bring nothing."""
+    source.put(1, "new")
+    source.commit()
+    silent = 0.0
+    real_reader = log.reader
+
+    def reader(*arguments: Any, **options: Any) -> LogReader:
+        made = real_reader(*arguments, **options)
+        poll = made.poll
+
+        def slow(timeout: float) -> list[Fetched]:
+            nonlocal silent
+            if silent >= 1.0:
+                return poll(timeout)
+            for part in poll(0):  # the first one assigns the partitions
+                made.seek(TopicPartition(part.topic, part.partition), part.next_offset - len(part.records))
+            silent += timeout
+            time.sleep(timeout)
+            return []
+
+        monkeypatch.setattr(made, "poll", slow)
+        return made
+
+    monkeypatch.setattr(log, "reader", reader)
+    sink = Trial()
+    deliver_all(log, sink)
     assert holds(sink.store, source)()
 
 
@@ -470,13 +502,24 @@ def test_a_lost_offset_is_a_gap(log: EmbeddedLog, source: Source, kind: type[Mem
     assert sink.store.current(ORDERS.topic) == {}
 
 
+def test_an_offset_of_another_topic_of_that_name_is_a_gap(log: EmbeddedLog, source: Source) -> None:
+    source.put(1, "old")
+    source.commit()
+    sink = MemorySinkWithOffsets("store", CONFIG)
+    deliver_all(log, sink)
+    log.put_state("started", "store", None)
+    sink.store.offsets = {place: StoredOffset(at.offset, "another") for place, at in sink.store.offsets.items()}
+    with pytest.raises(GapError, match="made anew"):
+        deliver_all(log, MemorySinkWithOffsets("store", CONFIG, store=sink.store))
+
+
 def test_an_offset_past_the_end_is_a_gap(log: EmbeddedLog, source: Source) -> None:
     source.put(1, "old")
     source.commit()
     sink = MemorySinkWithOffsets("store", CONFIG)
     deliver_all(log, sink)
     place, known = next((place, known) for place, known in sink.store.offsets.items() if known.offset)
-    sink.store.offsets[place] = type(known)(known.offset + 1, known.topic_id)
+    sink.store.offsets[place] = StoredOffset(known.offset + 1, known.topic_id)
     with pytest.raises(GapError, match="reading must go on at 2") as caught:
         deliver_all(log, MemorySinkWithOffsets("store", CONFIG, store=sink.store))
     assert f"partition {place.partition} of topic 'test.public.orders'" in str(caught.value)
@@ -530,6 +573,26 @@ def test_a_store_that_cannot_be_opened_is_left_to_the_caller(log: EmbeddedLog) -
     with pytest.raises(TransientError, match="refused"):
         deliver_all(log, sink)
     assert sink.closed
+
+
+def test_a_store_that_is_back_is_not_said_to_be_away(
+    log: EmbeddedLog, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "POLL_EVERY_SECONDS", 0.0)
+    for number in range(20):
+        source.put(number, "new")
+    source.commit()
+    said: list[str] = []
+    real_put_state = log.put_state
+
+    def put_state(kind: str, name: str, state: Mapping[str, Any] | None) -> None:
+        if kind == "worker" and state is not None:
+            said.append(state["state"])
+        real_put_state(kind, name, state)
+
+    monkeypatch.setattr(log, "put_state", put_state)
+    deliver_all(log, Trial(failing(1)), SinkConfig(type="memory", batch=BatchConfig(rows=1)))
+    assert said == ["retrying", "streaming"]
 
 
 def test_a_backlog_is_polled_around_while_a_slow_store_writes_it(
