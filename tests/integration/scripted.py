@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cdc.log.embedded import EmbeddedConfig, EmbeddedLog
 from tests.servers import wait_until
 
 PLUGIN = Path(__file__).with_name("plugin")
@@ -105,12 +108,25 @@ class Scripted:
         return int((self.folder / part / "pid").read_text())
 
     def state(self, role: str) -> str:
-        """The state that ``status`` shows."""
-        kind, _, name = role.partition("/")
-        return str(self.json("status")["result"][f"{kind}s"][name]["state"])
+        """What a worker last said about itself."""
+        with closing(EmbeddedLog(EmbeddedConfig(path=self.folder / "log"), "shop")) as log:
+            return str(log.states("worker").get(role, {}).get("state"))
+
+    def report(self, role: str, report: Mapping[str, Any]) -> None:
+        """Say something in a worker's name."""
+        with closing(EmbeddedLog(EmbeddedConfig(path=self.folder / "log"), "shop")) as log:
+            log.put_state("worker", role, report)
+
+    def kill(self, part: str) -> None:
+        """Kill the worker of a part."""
+        os.kill(self.pid(part), signal.SIGKILL)
+
+    def says(self, text: str) -> None:
+        """Wait until the command started last has said that on stderr."""
+        wait_until(lambda: text in self.stderr, what=f"stderr containing {text!r}")
 
     def reaches(self, role: str, state: str) -> None:
-        """Wait until ``status`` shows that state."""
+        """Wait until a worker says that it is in that state."""
         wait_until(lambda: self.state(role) == state, what=f"{role} being {state}")
 
 

@@ -1,0 +1,248 @@
+"""The commands, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cdc import __version__
+from tests.integration.scripted import Scripted, scripted
+from tests.servers import wait_until
+
+__all__ = ["scripted"]
+
+
+def delivered(scripted: Scripted, rows: int) -> None:
+    scripted.insert(rows)
+    result = scripted.cdc("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+
+
+def test_version_needs_no_configuration_and_no_driver(scripted: Scripted) -> None:
+    scripted.file.unlink()
+    result = scripted.cdc("--version")
+    assert (result.returncode, result.stdout) == (0, f"cdc {__version__}\n")
+    code = "import sys, cdc.cli.main; print(sorted({'pydantic', 'psycopg', 'ruamel', 'structlog'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_missing_file_says_what_to_do(scripted: Scripted) -> None:
+    scripted.file.unlink()
+    result = scripted.cdc("status")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "there is no cdc.yaml and no pipeline.yaml here" in result.stderr
+    assert "-> name the file: cdc -c PATH" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("-c", "other.yaml", "validate"), ("validate", "-c", "other.yaml")])
+def test_shared_options_stand_before_or_after_the_command(scripted: Scripted, arguments: tuple[str, ...]) -> None:
+    scripted.file.rename(scripted.folder / "other.yaml")
+    result = scripted.cdc(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "other.yaml is valid: pipeline shop, log embedded, 1 source(s), 2 sink(s)" in result.stdout
+
+
+def test_pipeline_yaml_is_the_second_default(scripted: Scripted) -> None:
+    scripted.file.rename(scripted.folder / "pipeline.yaml")
+    assert scripted.cdc("validate").returncode == 0
+
+
+def test_validate_shows_every_error_and_ends_with_2(scripted: Scripted) -> None:
+    scripted.file.write_text(scripted.file.read_text().replace("folder:", "foldr:").replace("version: 1", "version: 3"))
+    result = scripted.cdc("validate")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("did you mean 'folder'?") == 3
+    assert result.stderr.endswith("errors in cdc.yaml\n")
+    document = scripted.json("validate")
+    assert (document["command"], document["ok"], document["error"]["exit_code"]) == ("validate", False, 2)
+    assert {
+        "code": "unknown_key",
+        "message": "unknown key",
+        "pointer": "/sources/db/foldr",
+        "file": "cdc.yaml",
+        "line": 5,
+        "column": 46,
+        "suggestion": "folder",
+        "help": None,
+    } in document["error"]["problems"]
+
+
+def test_validate_does_not_connect_unless_asked(scripted: Scripted) -> None:
+    scripted.fail("db", "unreachable")
+    assert scripted.cdc("validate").returncode == 0
+    assert scripted.cdc("validate", "--connect").returncode == 3
+
+
+def test_validate_connect_looks_at_everything_although_one_part_fails(scripted: Scripted) -> None:
+    scripted.fail("one", "permanent")
+    result = scripted.cdc("validate", "--connect")
+    assert result.returncode == 5
+    for line in ("✓ log.reachable", "✓ script.file", "⚠ script.size", "→ write more", "✗ usable", "✓ folder.exists"):
+        assert line in result.stdout
+    findings = scripted.json("validate", "--connect")["result"]["findings"]
+    assert [(one["part"], one["severity"]) for one in findings if one["severity"] != "ok"] == [
+        ("source/db", "warning"),
+        ("sink/one", "error"),
+    ]
+    scripted.fail("one", None)
+    assert scripted.cdc("validate", "--connect").returncode == 0
+
+
+def test_status_before_the_first_run(scripted: Scripted) -> None:
+    document = scripted.json("status")["result"]
+    assert document["sources"]["db"]["state"] == "never_ran"
+    assert document["sinks"]["one"] == {
+        "state": "never_ran",
+        "running": False,
+        "error": "",
+        "reported_at": None,
+        "lag_records": 0,
+        "lag_seconds": 0.0,
+        "partitions": 0,
+    }
+
+
+def test_status_shows_lag_in_records_and_seconds_while_nothing_runs(scripted: Scripted) -> None:
+    delivered(scripted, 3)
+    scripted.insert(7)
+    began = time.time()
+    assert scripted.cdc("run", "--only", "source/db", "--until-caught-up").returncode == 0
+    assert scripted.cdc("run", "--only", "sink/two", "--until-caught-up").returncode == 0
+    result = scripted.json("status")["result"]
+    assert (result["sinks"]["one"]["lag_records"], result["sinks"]["two"]["lag_records"]) == (7, 0)
+    assert 0 < result["sinks"]["one"]["lag_seconds"] < time.time() - began
+    assert result["sinks"]["two"]["lag_seconds"] == 0
+    source = result["sources"]["db"]
+    assert (source["position"], source["retained_bytes"], source["warning"]) == ("10", 5 << 30, "much WAL")
+    text = scripted.cdc("status").stdout
+    for expected in ("7 rec", "5.0 GiB", "source db: much WAL"):
+        assert expected in text
+
+
+def test_status_does_not_believe_a_worker_that_fell_silent(scripted: Scripted) -> None:
+    delivered(scripted, 1)
+    scripted.report("sink/one", {"state": "streaming", "error": "", "at": time.time()})
+    assert scripted.json("status")["result"]["sinks"]["one"]["state"] == "streaming"
+    scripted.report("sink/one", {"state": "streaming", "error": "", "at": time.time() - 60})
+    assert scripted.json("status")["result"]["sinks"]["one"]["state"] == "not_running"
+
+
+def test_tap_writes_events_to_stdout_and_all_else_to_stderr(scripted: Scripted) -> None:
+    delivered(scripted, 20)
+    result = scripted.cdc("tap", "--from", "beginning", "--limit", "20")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {event["key"]["id"] for event in events} == set(range(1, 21))
+    assert {(event["table"], event["op"], event["epoch"]) for event in events} == {("public.items", "c", 1)}
+    assert events[0]["value"]["after"]["v"] == f"value {events[0]['key']['id']}"
+    assert "tapping shop" in result.stderr
+    assert "20 event(s)" in result.stderr
+
+
+@pytest.mark.parametrize("key", ["7", "id=7", '{"id":7}'])
+def test_tap_by_key(scripted: Scripted, key: str) -> None:
+    delivered(scripted, 20)
+    result = scripted.cdc(
+        "tap", "--from", "beginning", "--limit", "1", "--key", key, "--op", "c", "--table", "public.*"
+    )
+    assert json.loads(result.stdout)["key"] == {"id": 7}
+
+
+def test_tap_as_diff(scripted: Scripted) -> None:
+    delivered(scripted, 1)
+    result = scripted.cdc("tap", "--from", "beginning", "--limit", "1", "--format", "diff")
+    head, *columns = result.stdout.splitlines()
+    assert head.endswith(' c public.items {"id": 1}')
+    assert columns == ["    + id: 1", '    + v: "value 1"']
+
+
+def test_tap_from_the_end_shows_only_what_comes_and_a_signal_ends_it(scripted: Scripted) -> None:
+    delivered(scripted, 5)
+    tap = scripted.start("tap")
+    wait_until(lambda: "tapping shop" in scripted.stderr)
+    scripted.insert(1)
+    output = scripted.folder / "out"
+
+    def seen() -> bool:
+        scripted.insert(1)  # the reader may not have taken its place yet when the first ones come
+        scripted.cdc("run", "--only", "source/db", "--until-caught-up")
+        return bool(output.read_text())
+
+    wait_until(seen)
+    tap.send_signal(signal.SIGINT)
+    assert tap.wait(10) == 0
+    assert all(json.loads(line)["key"]["id"] > 5 for line in output.read_text().splitlines())
+
+
+def test_tap_into_a_pipe_that_closes(scripted: Scripted) -> None:
+    delivered(scripted, 3000)
+    command = f"{sys.executable} -m cdc tap --from beginning 2>err | head -1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["bash", "-c", command],
+        cwd=scripted.folder,
+        env=scripted.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout.splitlines()[1] == "0"
+    assert "Traceback" not in scripted.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--op", "x"), ("--format", "yaml"), ("--from", "yesterday"), ("--key", "{x")])
+def test_tap_refuses_what_it_does_not_know(scripted: Scripted, arguments: tuple[str, str]) -> None:
+    result = scripted.cdc("tap", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "error: " in result.stderr
+
+
+def test_snapshot_leaves_word_for_the_next_run(scripted: Scripted) -> None:
+    result = scripted.cdc("snapshot", "public.items")
+    assert "the next `cdc run` begins with it" in result.stdout
+    request = scripted.json("status")["result"]["sources"]["db"]["snapshot_request"]
+    assert request["tables"] == ["public.items"]
+    assert scripted.json("snapshot")["result"]["requests"]["db"]["tables"] is None  # all includes the first
+    delivered(scripted, 1)
+    carried_out = json.loads((scripted.folder / "db" / "snapshot").read_text())
+    assert (carried_out["tables"], carried_out["id"] == request["id"]) == (None, False)
+    assert "snapshot_request" not in scripted.json("status")["result"]["sources"]["db"]
+
+
+def test_snapshot_of_a_table_that_nobody_captures(scripted: Scripted) -> None:
+    result = scripted.cdc("snapshot", "public.item")
+    assert result.returncode == 2
+    assert "no source captures public.item, did you mean public.items?" in result.stderr
+
+
+def test_cleanup_lists_asks_and_drops(scripted: Scripted) -> None:
+    delivered(scripted, 2)
+    result = scripted.cdc("cleanup")
+    assert result.returncode == 2
+    assert "db: slot script" in result.stderr
+    assert "topic shop.public.items" in result.stderr
+    assert not (scripted.folder / "db" / "cleaned").exists()
+    assert scripted.cdc("cleanup", "--yes").returncode == 0
+    assert (scripted.folder / "db" / "cleaned").exists()
+    assert scripted.json("status")["result"]["sources"]["db"]["position"] == "0"
+    assert scripted.stored("one") == 2
+
+
+def test_cleanup_refuses_while_the_pipeline_runs(scripted: Scripted) -> None:
+    scripted.insert(1)
+    scripted.start("run")
+    scripted.delivered("one", "two")
+    result = scripted.cdc("cleanup", "--yes")
+    assert result.returncode == 1
+    assert "the pipeline is running: " in result.stderr
+
+
+def test_logs_are_json_where_nobody_watches(scripted: Scripted) -> None:
+    scripted.fail("one", "permanent")
+    scripted.start("run")
+    scripted.reaches("sink/one", "failed")
+    lines = [json.loads(line) for line in scripted.stderr.splitlines() if line.startswith("{")]
+    assert ("worker.failed", "sink/one") in {(line["event"], line.get("worker")) for line in lines}
