@@ -112,7 +112,11 @@ f = m.split(b"\\t")
 if len(f) != {count}:
     raise ValueError
 if b"\\\\" in m:
-    f = [v if b"\\\\" not in v else unescape(v) for v in f]
+    if m.count(b"\\\\") == m.count(b"\\\\N"):
+        # each backslash begins a null: nothing else is escaped
+        f = [None if v == b"\\\\N" else v for v in f]
+    else:
+        f = [unescape(v) for v in f]
 """
 _COPY_VALUE: Final = """
 v = f[INDEX]
