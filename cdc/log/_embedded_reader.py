@@ -56,10 +56,18 @@ class _File:
         version = self.connection.execute("PRAGMA data_version").fetchone()[0]
         if version == self._version:
             return False
-        rows = self.connection.execute("SELECT topic, partition, number, start_offset, next_offset FROM partitions")
-        self.heads = {(row[0], row[1]): row[2:] for row in rows.fetchall()}
+        self._load()
         self._version = version
         return True
+
+    def forget(self) -> None:
+        """Read `heads` anew, and let the next `changed` be true."""
+        self._load()
+        self._version = -1
+
+    def _load(self) -> None:
+        rows = self.connection.execute("SELECT topic, partition, number, start_offset, next_offset FROM partitions")
+        self.heads = {(row[0], row[1]): row[2:] for row in rows.fetchall()}
 
 
 class EmbeddedReader(LogReader):
@@ -163,6 +171,7 @@ class EmbeddedReader(LogReader):
             if topic is None or topic[0].id != place.topic_id:
                 raise _gap(tp, "was deleted" if topic is None else "was deleted and made anew")
         new: dict[TopicPartition, _Place] = {}
+        moved = False
         for name, (topic, source) in wanted.items():
             file = None if source is None else f"source-{source}.db"
             if file is not None and file not in self._files and (self._folder / file).exists():
@@ -171,11 +180,13 @@ class EmbeddedReader(LogReader):
             for index in range(topic.partitions):
                 tp = TopicPartition(name, index)
                 place = self._places.get(tp) or new.setdefault(tp, _Place(0, topic.id))
+                moved |= place.file != file
                 place.file = file
-        if new:
+        if moved or new:
             with explaining(self._folder):
-                for opened_file in self._files.values():
-                    opened_file.changed()
+                for known in self._files.values():
+                    known.forget()
+        if new:
             self._start(new)
 
     def _start(self, new: Mapping[TopicPartition, _Place]) -> None:

@@ -166,6 +166,17 @@ def _options(config: KafkaConfig, known: set[str]) -> dict[str, Any]:
     return {name: value for name, value in config.options.items() if name in known}
 
 
+class LeaderlessError(TransientError):
+    """A partition is between two leaders: created or moved a moment ago."""
+
+
+_LEADERLESS: Final = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.KAFKA_STORAGE_ERROR,
+}
 _FENCED: Final = {
     KafkaError._FENCED,
     KafkaError.PRODUCER_FENCED,
@@ -192,6 +203,16 @@ _REFUSED: Final = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
+_BUSY: Final = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.CONCURRENT_TRANSACTIONS,
+}
 _TOO_LARGE: Final = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 
@@ -213,6 +234,8 @@ def explained(error: KafkaError, doing: str, *, otherwise: type[CdcError] = Perm
         return PermanentError(message, hint="raise max.message.bytes of the topic, or leave the column out")
     if code in _UNREACHABLE:
         return UnreachableError(message, hint="check log.bootstrap and whether the brokers are up")
-    if error.retriable():
+    if code in _LEADERLESS:
+        return LeaderlessError(message, hint="look at the brokers' health; it is tried again")
+    if error.retriable() or code in _BUSY:
         return TransientError(message, hint="it is tried again")
     return otherwise(message)

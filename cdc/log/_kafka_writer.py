@@ -18,6 +18,7 @@ from cdc.record import HEADER
 from schemas.table import TableSchema
 
 FENCE_SECONDS: Final = 30.0
+CLOSE_SECONDS: Final = 3.0
 FULL_QUEUE_SECONDS: Final = 0.005
 PRODUCERS: Final = 2
 """A transactional id cannot begin again before the markers of its last commit are written: librdkafka then waits 20 ms.
@@ -90,12 +91,12 @@ class KafkaWriter(LogWriter):
                     produce(topic, value, key, -1, None, None, 0, [(HEADER, header)])
                     taken += 1
             except BufferError:
-                producer.poll(FULL_QUEUE_SECONDS)
+                self._serve(producer, FULL_QUEUE_SECONDS)
                 if self._trouble is None and time.monotonic() < deadline:
                     continue
             except KafkaException as raised:
                 raise self._failed(error_of(raised), "appending") from raised
-            producer.poll(0)
+            self._serve(producer)
             return taken
 
     def append_marker(self, topic: str, key: bytes, header: bytes) -> None:
@@ -116,7 +117,7 @@ class KafkaWriter(LogWriter):
                 self._committing = True
             producer.commit_transaction(timeout)
         except BufferError:
-            producer.poll(FULL_QUEUE_SECONDS)
+            self._serve(producer, FULL_QUEUE_SECONDS)
             return False
         except KafkaException as raised:
             error = error_of(raised)
@@ -124,7 +125,7 @@ class KafkaWriter(LogWriter):
                 return False
             raise self._failed(error, "committing") from raised
         self._open = self._committing = False
-        producer.poll(0)
+        self._serve(producer)
         if self._trouble is not None:
             raise self._failed(self._trouble, "committing (which went through in the end)")
         return True
@@ -133,9 +134,9 @@ class KafkaWriter(LogWriter):
         producers, self._producers = self._producers, deque()
         self._waiting.clear()
         if self._open:
+            # An append that stays open would hold up the readers of its partitions until it times out.
             with contextlib.suppress(KafkaException):
-                producers[0].purge()
-                producers[0].abort_transaction(1.0)
+                producers[0].abort_transaction(CLOSE_SECONDS)
         self._open = self._committing = False
 
     def _begun(self) -> Producer:
@@ -145,7 +146,7 @@ class KafkaWriter(LogWriter):
         if not self._producers:
             raise TransientError("Kafka: this writer is closed", hint="open a new one")
         for producer in self._producers:
-            producer.poll(0)  # what happened between transactions, an idle connection closed say, is of no account
+            self._serve(producer)  # what happened between transactions, an idle connection closed say, is of no account
         self._trouble = None
         self._producers.rotate()
         try:
@@ -172,7 +173,7 @@ class KafkaWriter(LogWriter):
                     self._append_marker(producer, first, timeout)
                 self._waiting.popleft()
         except BufferError:
-            producer.poll(FULL_QUEUE_SECONDS)
+            self._serve(producer, FULL_QUEUE_SECONDS)
             return False
         except KafkaException as raised:
             raise self._failed(error_of(raised), "appending a marker") from raised
@@ -187,11 +188,24 @@ class KafkaWriter(LogWriter):
         if producer.flush(timeout):
             raise self._lost(TransientError("Kafka: markers were not taken in time", hint="it is tried again"))
 
+    def _serve(self, producer: Producer, seconds: float = 0) -> None:
+        """Let the client report what happened, and wait so long for something to happen."""
+        try:
+            producer.poll(seconds)
+        except KafkaException as raised:
+            raise self._failed(error_of(raised), "appending") from raised
+
     def _noticed(self, error: KafkaError) -> None:
         self._trouble = error
 
     def _failed(self, error: KafkaError, doing: str) -> CdcError:
         """The writer is unusable from here on; what became of the append, the next writer's `fence` tells."""
+        if error.code() == KafkaError._FATAL and self._producers:
+            try:
+                self._producers[0].poll(0.1)  # the reason comes by another way
+                error = self._trouble or error
+            except KafkaException as raised:
+                error = error_of(raised)
         return self._lost(explained(error, doing, otherwise=TransientError))
 
     def _lost(self, error: CdcError) -> CdcError:

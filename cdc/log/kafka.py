@@ -38,6 +38,7 @@ from cdc.log._kafka_client import (
     CALL_SECONDS,
     MAX_RECORD_BYTES,
     KafkaConfig,
+    LeaderlessError,
     admin_settings,
     consumer_settings,
     error_of,
@@ -243,10 +244,11 @@ class KafkaLog(Log):
     def _wait_for(self, names: Collection[str]) -> None:
         """A topic that was created is known to the brokers a little later."""
         deadline = time.monotonic() + CALL_SECONDS
-        while len(self._described(names)) < len(names):
+        while len(found := self._described(names)) < len(names):
             if time.monotonic() > deadline:
                 raise TransientError("Kafka: new topics do not appear", hint="look at the brokers' health")
             time.sleep(0.01)
+        self.end_offsets([TopicPartition(topic.name, i) for topic in found.values() for i in range(topic.partitions)])
 
     def _cleanup(self) -> dict[str, str]:
         cleanup = self._config.topics.cleanup
@@ -266,13 +268,17 @@ class KafkaLog(Log):
             return {}
         request = {Place(*tp): spec for tp in partitions}
         level = IsolationLevel.READ_UNCOMMITTED  # the high watermark, not the end of what is committed
-        futures = self._call(lambda client: client.list_offsets(request, isolation_level=level), "listing offsets")
-        return {
-            TopicPartition(place.topic, place.partition): self._result(
-                future, f"listing offsets of {place.topic}"
-            ).offset
-            for place, future in futures.items()
-        }
+        doing = f"listing offsets of {next(iter(partitions)).topic}"
+        deadline = time.monotonic() + CALL_SECONDS
+        while True:
+            futures = self._call(lambda client: client.list_offsets(request, isolation_level=level), doing)
+            try:
+                answers = {TopicPartition(p.topic, p.partition): self._result(f, doing) for p, f in futures.items()}
+                return {tp: answer.offset for tp, answer in answers.items()}
+            except LeaderlessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _call(self, call: Callable[[AdminClient], Any], doing: str) -> Any:
         with self._lock:
