@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from typer.testing import CliRunner, Result
 
+from cdc.cli.main import app
+from cdc.config import secrets
 from cdc.log.embedded import EmbeddedConfig, EmbeddedLog
 from tests.servers import wait_until
 
@@ -45,11 +50,32 @@ class Scripted:
         self.processes: list[subprocess.Popen[str]] = []
         self._rows = 0
 
-    def cdc(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        command = [sys.executable, "-m", "cdc", *arguments]
+    def cdc(self, *arguments: str) -> Result:
+        """Run a command to its end, in this process: it starts a hundred times faster."""
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        root = logging.root.handlers[:]
+        with pytest.MonkeyPatch.context() as patch, chdir(self.folder):
+            patch.syspath_prepend(str(PLUGIN))
+            patch.setattr(secrets, "_known", set())
+            try:
+                return CliRunner().invoke(app, arguments, env=self.environment)
+            finally:
+                structlog.reset_defaults()
+                structlog.contextvars.clear_contextvars()
+                logging.root.handlers[:] = root
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+
+    def spawn(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, in a process of its own."""
         return subprocess.run(
-            command, cwd=self.folder, env=self.environment, stdin=stdin, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "cdc", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     def json(self, *arguments: str) -> Any:
@@ -71,6 +97,12 @@ class Scripted:
             )
         self.processes.append(process)
         return process
+
+    def run_to_the_end(self, *roles: str) -> None:
+        """Have the roles (default: all) catch up, one after the other."""
+        for role in roles or ("source/db", "sink/one", "sink/two"):
+            result = self.cdc("run", "--only", role, "--until-caught-up")
+            assert result.exit_code == 0, result.stderr
 
     @property
     def stderr(self) -> str:

@@ -19,14 +19,13 @@ __all__ = ["scripted"]
 
 def delivered(scripted: Scripted, rows: int) -> None:
     scripted.insert(rows)
-    result = scripted.cdc("run", "--until-caught-up")
-    assert result.returncode == 0, result.stderr
+    scripted.run_to_the_end()
 
 
 def test_version_needs_no_configuration_and_no_driver(scripted: Scripted) -> None:
     scripted.file.unlink()
     result = scripted.cdc("--version")
-    assert (result.returncode, result.stdout) == (0, f"cdc {__version__}\n")
+    assert (result.exit_code, result.stdout) == (0, f"cdc {__version__}\n")
     code = "import sys, cdc.cli.main; print(sorted({'pydantic', 'psycopg', 'ruamel', 'structlog'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
@@ -34,7 +33,7 @@ def test_version_needs_no_configuration_and_no_driver(scripted: Scripted) -> Non
 def test_a_missing_file_says_what_to_do(scripted: Scripted) -> None:
     scripted.file.unlink()
     result = scripted.cdc("status")
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "there is no cdc.yaml and no pipeline.yaml here" in result.stderr
     assert "-> name the file: cdc -c PATH" in result.stderr
 
@@ -43,19 +42,19 @@ def test_a_missing_file_says_what_to_do(scripted: Scripted) -> None:
 def test_shared_options_stand_before_or_after_the_command(scripted: Scripted, arguments: tuple[str, ...]) -> None:
     scripted.file.rename(scripted.folder / "other.yaml")
     result = scripted.cdc(*arguments)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "other.yaml is valid: pipeline shop, log embedded, 1 source(s), 2 sink(s)" in result.stdout
 
 
 def test_pipeline_yaml_is_the_second_default(scripted: Scripted) -> None:
     scripted.file.rename(scripted.folder / "pipeline.yaml")
-    assert scripted.cdc("validate").returncode == 0
+    assert scripted.cdc("validate").exit_code == 0
 
 
 def test_validate_shows_every_error_and_ends_with_2(scripted: Scripted) -> None:
     scripted.file.write_text(scripted.file.read_text().replace("folder:", "foldr:").replace("version: 1", "version: 3"))
     result = scripted.cdc("validate")
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("did you mean 'folder'?") == 3
     assert result.stderr.endswith("errors in cdc.yaml\n")
     document = scripted.json("validate")
@@ -74,14 +73,14 @@ def test_validate_shows_every_error_and_ends_with_2(scripted: Scripted) -> None:
 
 def test_validate_does_not_connect_unless_asked(scripted: Scripted) -> None:
     scripted.fail("db", "unreachable")
-    assert scripted.cdc("validate").returncode == 0
-    assert scripted.cdc("validate", "--connect").returncode == 3
+    assert scripted.cdc("validate").exit_code == 0
+    assert scripted.cdc("validate", "--connect").exit_code == 3
 
 
 def test_validate_connect_looks_at_everything_although_one_part_fails(scripted: Scripted) -> None:
     scripted.fail("one", "permanent")
     result = scripted.cdc("validate", "--connect")
-    assert result.returncode == 5
+    assert result.exit_code == 5
     for line in ("✓ log.reachable", "✓ script.file", "⚠ script.size", "→ write more", "✗ usable", "✓ folder.exists"):
         assert line in result.stdout
     findings = scripted.json("validate", "--connect")["result"]["findings"]
@@ -90,7 +89,7 @@ def test_validate_connect_looks_at_everything_although_one_part_fails(scripted: 
         ("sink/one", "error"),
     ]
     scripted.fail("one", None)
-    assert scripted.cdc("validate", "--connect").returncode == 0
+    assert scripted.cdc("validate", "--connect").exit_code == 0
 
 
 def test_status_before_the_first_run(scripted: Scripted) -> None:
@@ -111,8 +110,7 @@ def test_status_shows_lag_in_records_and_seconds_while_nothing_runs(scripted: Sc
     delivered(scripted, 3)
     scripted.insert(7)
     began = time.time()
-    assert scripted.cdc("run", "--only", "source/db", "--until-caught-up").returncode == 0
-    assert scripted.cdc("run", "--only", "sink/two", "--until-caught-up").returncode == 0
+    scripted.run_to_the_end("source/db", "sink/two")
     result = scripted.json("status")["result"]
     assert (result["sinks"]["one"]["lag_records"], result["sinks"]["two"]["lag_records"]) == (7, 0)
     assert 0 < result["sinks"]["one"]["lag_seconds"] < time.time() - began
@@ -169,7 +167,7 @@ def test_tap_from_the_end_shows_only_what_comes_and_a_signal_ends_it(scripted: S
 
     def seen() -> bool:
         scripted.insert(1)  # the reader may not have taken its place yet when the first ones come
-        scripted.cdc("run", "--only", "source/db", "--until-caught-up")
+        scripted.run_to_the_end("source/db")
         return bool(output.read_text())
 
     wait_until(seen)
@@ -196,7 +194,7 @@ def test_tap_into_a_pipe_that_closes(scripted: Scripted) -> None:
 @pytest.mark.parametrize("arguments", [("--op", "x"), ("--format", "yaml"), ("--from", "yesterday"), ("--key", "{x")])
 def test_tap_refuses_what_it_does_not_know(scripted: Scripted, arguments: tuple[str, str]) -> None:
     result = scripted.cdc("tap", *arguments)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert "error: " in result.stderr
 
 
@@ -214,18 +212,18 @@ def test_snapshot_leaves_word_for_the_next_run(scripted: Scripted) -> None:
 
 def test_snapshot_of_a_table_that_nobody_captures(scripted: Scripted) -> None:
     result = scripted.cdc("snapshot", "public.item")
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "no source captures public.item, did you mean public.items?" in result.stderr
 
 
 def test_cleanup_lists_asks_and_drops(scripted: Scripted) -> None:
     delivered(scripted, 2)
     result = scripted.cdc("cleanup")
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "db: slot script" in result.stderr
     assert "topic shop.public.items" in result.stderr
     assert not (scripted.folder / "db" / "cleaned").exists()
-    assert scripted.cdc("cleanup", "--yes").returncode == 0
+    assert scripted.cdc("cleanup", "--yes").exit_code == 0
     assert (scripted.folder / "db" / "cleaned").exists()
     assert scripted.json("status")["result"]["sources"]["db"]["position"] == "0"
     assert scripted.stored("one") == 2
@@ -236,7 +234,7 @@ def test_cleanup_refuses_while_the_pipeline_runs(scripted: Scripted) -> None:
     scripted.start("run")
     scripted.delivered("one", "two")
     result = scripted.cdc("cleanup", "--yes")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "the pipeline is running: " in result.stderr
 
 

@@ -68,12 +68,20 @@ def test_failing_parts_keep_their_secrets(canaries: Scripted, part: str, word: s
     texts = [said(canaries, "validate", "--connect"), said(canaries, "validate", "--connect", "--json")]
     if word != "unreachable":  # which would be tried for ever
         role = "source/db" if part == "db" else "sink/one"
-        texts += [said(canaries, "run", "--until-caught-up")]
         texts += [said(canaries, "run", "--only", role, "--until-caught-up")]
         texts += [said(canaries, "status"), said(canaries, "status", "--json"), seen_on_the_log(canaries)]
     for text in texts:
         assert "told to fail" in text
         assert_silent(text)
+
+
+def test_all_workers_of_run_keep_their_secrets(canaries: Scripted) -> None:
+    canaries.fail("db", "bug")
+    canaries.fail("one", "permanent")
+    result = canaries.spawn("run", "--until-caught-up")
+    assert result.stderr.count("told to fail") >= 2
+    assert "Traceback" in result.stderr
+    assert_silent(result.stdout + result.stderr)
 
 
 def test_retried_errors_keep_their_secrets(canaries: Scripted) -> None:
@@ -114,7 +122,7 @@ def test_broken_files_keep_their_secrets(canaries: Scripted, old: str, new: str)
     canaries.file.write_text(text.replace(old, new))
     for arguments in (("validate",), ("validate", "--json"), ("run", "--json"), ("status",)):
         result = canaries.cdc(*arguments)
-        assert result.returncode == 2, result.stdout + result.stderr
+        assert result.exit_code == 2, result.stdout + result.stderr
         assert_silent(result.stdout + result.stderr)
 
 

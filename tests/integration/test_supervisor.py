@@ -42,19 +42,16 @@ def test_a_second_signal_aborts(scripted: Scripted, number: signal.Signals) -> N
 
 def test_until_caught_up_ends_when_the_sinks_have_what_the_sources_brought(scripted: Scripted) -> None:
     scripted.insert(200)
-    result = scripted.cdc("run", "--until-caught-up")
+    result = scripted.spawn("run", "--until-caught-up")
     assert result.returncode == 0, result.stderr
     assert (scripted.stored("one"), scripted.stored("two")) == (200, 200)
 
 
-@pytest.mark.parametrize(("word", "code"), [("permanent", 1), ("gap", 6), ("bug", 1)])
-def test_until_caught_up_returns_the_worst_code_and_lets_the_others_finish(
-    scripted: Scripted, word: str, code: int
-) -> None:
+def test_until_caught_up_returns_the_worst_code_and_lets_the_others_finish(scripted: Scripted) -> None:
     scripted.insert(3)
-    scripted.fail("two", word)
-    result = scripted.cdc("run", "--until-caught-up")
-    assert (result.returncode, scripted.stored("one")) == (code, 3)
+    scripted.fail("two", "gap")
+    result = scripted.spawn("run", "--until-caught-up")
+    assert (result.returncode, scripted.stored("one")) == (6, 3)
 
 
 def test_a_worker_that_was_killed_starts_again(scripted: Scripted) -> None:
@@ -80,16 +77,26 @@ def test_transient_errors_are_retried_for_ever(scripted: Scripted) -> None:
     scripted.delivered("one")
 
 
-@pytest.mark.parametrize("word", ["permanent", "bug", "fenced"])
-def test_a_worker_that_cannot_go_on_is_failed_and_the_others_go_on(scripted: Scripted, word: str) -> None:
+def test_a_worker_that_cannot_go_on_is_failed_and_the_others_go_on(scripted: Scripted) -> None:
     scripted.insert(1)
-    scripted.fail("one", word)
+    scripted.fail("one", "permanent")
     run = scripted.start("run")
     scripted.reaches("sink/one", "failed")
     scripted.insert(4)
     scripted.delivered("two")
     assert run.poll() is None
-    assert "told to fail" in scripted.json("status")["result"]["sinks"]["one"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "state"),
+    [("permanent", 1, "failed"), ("bug", 1, "failed"), ("fenced", 1, "failed"), ("gap", 6, "needs_rebuild")],
+)
+def test_how_a_sink_ends(scripted: Scripted, word: str, code: int, state: str) -> None:
+    scripted.fail("one", word)
+    assert scripted.cdc("run", "--only", "sink/one").exit_code == code
+    shown = scripted.json("status")["result"]["sinks"]["one"]
+    assert shown["state"] == state
+    assert "told to fail" in shown["error"]
 
 
 def test_a_fenced_source_takes_its_role_again(scripted: Scripted) -> None:
@@ -107,7 +114,7 @@ def test_a_gap_waits_for_a_snapshot_that_somebody_asks_for(scripted: Scripted) -
     run = scripted.start("run")
     scripted.reaches("source/db", "needs_snapshot")
     assert scripted.stored("one") == 0
-    scripted.cdc("snapshot")
+    assert scripted.cdc("snapshot").exit_code == 0
     scripted.delivered("one", "two")
     assert run.poll() is None
     run.send_signal(signal.SIGINT)
@@ -131,8 +138,7 @@ def test_one_role_runs_in_the_process_itself(scripted: Scripted) -> None:
     source = scripted.start("run", "--only", "source/db")
     wait_until(lambda: (scripted.folder / "db" / "pid").exists())
     assert scripted.pid("db") == source.pid
-    sink = scripted.cdc("run", "--only", "sink/two", "--until-caught-up")
-    assert sink.returncode == 0, sink.stderr
+    scripted.run_to_the_end("sink/two")
     assert (scripted.stored("one"), scripted.stored("two")) == (0, 2)
     source.send_signal(signal.SIGTERM)
     assert source.wait(20) == 0
@@ -148,5 +154,5 @@ def test_the_only_role_with_a_gap_ends_when_stopped(scripted: Scripted) -> None:
 
 def test_a_role_that_does_not_exist_is_refused(scripted: Scripted) -> None:
     result = scripted.cdc("run", "--only", "sink/onee")
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "did you mean sink/one?" in result.stderr
