@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from cdc.log import Log
+from cdc.registry import load as load_sink
 from tests.contract import sinks as stores
 from tests.faults.compare import assert_equal, database_rows
 from tests.faults.pipeline import Attack
@@ -20,8 +21,8 @@ from tests.servers.postgres import Database, Server, create_database, drop_datab
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
 DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "20"))
 BIG = int(os.environ.get("CDC_TORTURE_BIG", "30000"))
-STORES = ("duckdb", "tantivy", "redis", "opensearch")
-OWNING = ("duckdb",)
+STORES = tuple(os.environ.get("CDC_TORTURE_STORES", "duckdb,tantivy,redis,opensearch").split(","))
+OWNING = tuple(name for name in STORES if load_sink("sinks", name).owns_offsets)
 
 
 @pytest.fixture(

@@ -28,6 +28,7 @@ class Worker:
     def start(self, failpoint: str = "") -> None:
         """Start it; it will die at `failpoint` (``name:kill:nth``), if one is given."""
         self._failpoint = failpoint
+        self.close()
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cdc.role", str(self.file), self.role],

@@ -44,7 +44,7 @@ class Workload:
         self._sql.execute(SCHEMA)
         self._sql.execute(f"INSERT INTO bank.accounts SELECT i, 1000 FROM generate_series(1, {ACCOUNTS}) i")
         self._sql.execute(
-            "INSERT INTO bank.items SELECT 'old', i, i / 7.0, DEFAULT, '{t,null}' FROM generate_series(1, 3000) i"
+            "INSERT INTO bank.items SELECT 'old', i, i / 7.0, now(), '{t,null}' FROM generate_series(1, 3000) i"
         )
 
     def step(self) -> None:
@@ -69,11 +69,11 @@ class Workload:
         def insert() -> None:
             first, self._next_item = self._next_item, self._next_item + rows
             self._run(
-                "INSERT INTO bank.items SELECT 'big', i, i, DEFAULT, NULL FROM generate_series(%s::int, %s) i",
+                "INSERT INTO bank.items SELECT 'big', i, i, now(), NULL FROM generate_series(%s::int, %s) i",
                 first,
                 first + rows - 1,
             )
-            self._run("UPDATE bank.items SET price = price + 1 WHERE kind = 'big' AND number % 3 = 0")
+            self._run("UPDATE bank.items SET price = price + 1 WHERE kind = 'big' AND number %% 3 = 0")
 
         self._transaction(insert)
 
@@ -155,7 +155,7 @@ class Workload:
         return None
 
     def _delete(self) -> None:
-        self._run("DELETE FROM bank.items WHERE number % 97 = %s", self._random.randrange(97))
+        self._run("DELETE FROM bank.items WHERE number %% 97 = %s", self._random.randrange(97))
         if len(self._docs) > 5:
             doc = self._docs.pop(self._random.randrange(len(self._docs)))
             self._run('DELETE FROM "Odd Names"."Döcs" WHERE id = %s', doc)
