@@ -17,14 +17,15 @@ from cdc.sink import Sink
 from cdc.worker import Control
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
+from tests.servers import wait_until
 
 COLUMNS = (Column("id", LogicalType(Kind.INT32), "integer"), Column("note", LogicalType(Kind.STRING), "text"))
 CONFIG = SinkConfig(type="memory")
 
 
-def table(name: str, schema: str = "public") -> TableSchema:
+def table(name: str, schema: str = "public", pipeline: str = "test") -> TableSchema:
     """A table of two columns."""
-    return TableSchema(f"test.{schema}.{name}", schema, name, COLUMNS, ("id",))
+    return TableSchema(f"{pipeline}.{schema}.{name}", schema, name, COLUMNS, ("id",))
 
 
 ORDERS, ITEMS = table("orders"), table("items")
@@ -98,7 +99,7 @@ class Source:
 
     def commit(self) -> None:
         """Make what was written readable."""
-        assert self._writer.commit(b"position %d" % self.version, 1.0)
+        wait_until(lambda: self._writer.commit(b"position %d" % self.version, 1.0), what="the log's commit")
 
     def _next(self) -> int:
         self.version += 1
