@@ -19,9 +19,10 @@ import psutil
 import typer
 from rich.console import Console
 
-from tests.bench import drain, latency, slow, snapshot
+from tests.bench import apply, drain, latency, slow, snapshot
 from tests.bench.measure import Measure, save, show
 from tests.bench.stage import Sizes, Stage
+from tests.bench.stores import STORES
 
 Run = Callable[[Stage, Collection[str]], Sequence[Measure]]
 
@@ -32,6 +33,7 @@ RUNS: list[tuple[Run, tuple[str, ...]]] = [
     (snapshot.measures, ("snapshot_kafka", "snapshot_embedded")),
     (latency.measures, ("latency_kafka", "latency_embedded")),
     (slow.measures, ("capture_memory_slow_broker",)),
+    (apply.measures, tuple(f"apply_{store}" for store in STORES)),
 ]
 """What is run, and the names by which it is asked for."""
 

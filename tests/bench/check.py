@@ -25,7 +25,7 @@ def log_holds(pipeline: Pipeline, database: Database, expected: Mapping[str, int
         versions: list[int] = []
         rows: dict[bytes, bytes | None] = {}
         last: dict[bytes, int] = {}
-        for part in _everything(log):
+        for part in everything(log):
             for record in part.records:
                 header = unpack_header(record.header)
                 if header.flags & TOMBSTONE:
@@ -55,7 +55,7 @@ def log_holds(pipeline: Pipeline, database: Database, expected: Mapping[str, int
     assert wrong == 0, f"{wrong} of {len(sample)} rows differ from the table's"
 
 
-def _everything(log: Log) -> Iterator[Fetched]:
+def everything(log: Log) -> Iterator[Fetched]:
     """All records of the log, partition by partition in order."""
     partitions = [TopicPartition(topic.name, n) for topic in log.topics().values() for n in range(topic.partitions)]
     ends = log.end_offsets(partitions)

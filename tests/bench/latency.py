@@ -69,11 +69,13 @@ def _run(stage: Stage, log: str, reading: Reading) -> tuple[list[float], float]:
             assert time.monotonic() < deadline, f"{len(arrived)} rows of {written} came"
         worker.stop()
     assert arrived.keys() == workload.ids(database) - {1}, "what came is not what the table holds"
+    rate = written["written"] / written["seconds"]
+    assert rate >= 0.95 * RATE, f"this machine is too busy: {rate:.0f} of {RATE} transactions/s could be written"
     stage.remove(file)
     drop_database(database)
     first = min(arrived) + WARM_SECONDS * 10**9
     times = [(came - sent) / 1e6 for sent, came in arrived.items() if sent > first]
-    return times, written["written"] / written["seconds"]
+    return times, rate
 
 
 def _warm_up(database: Database, poll: Poll) -> None:

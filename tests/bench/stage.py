@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -197,6 +197,10 @@ class Stage:
             pipeline.connector(name).cleanup()
         log.delete()
         log.close()
+
+    def also_close(self, close: Callable[[], None]) -> None:
+        """Call `close` in the end."""
+        self._stack.callback(close)
 
     def close(self) -> None:
         """Stop everything and remove every file."""

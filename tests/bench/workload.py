@@ -20,7 +20,8 @@ CREATE PUBLICATION reference FOR TABLE orders, bench_end;
 _ROW: Final = """
   id, (id % 5000)::int, (id % 100000) / 100.0, (ARRAY['new', 'paid', 'sent', 'done'])[1 + id % 4],
   CASE WHEN id % 10 > 0 THEN 'ordered "by phone" ' || md5(id::text) END, id % 3 = 0,
-  timestamptz '2026-01-01 00:00:00.125+00' + id * interval '1 second', date '2026-01-01' + (id % 365)::int,
+  timestamptz '2026-01-01 00:00:00.125+00' + (id % 100000000) * interval '1 second',
+  date '2026-01-01' + (id % 365)::int,
   jsonb_build_object('source', 'web', 'items', id % 7, 'tags', jsonb_build_array('a', 'b')), md5(id::text)::uuid
 """
 """The row of an id."""
@@ -91,7 +92,7 @@ def one_by_one(database: Database, rows: int) -> dict[str, int]:
 
 def insert_statement() -> str:
     """Inserts the row of the id that is its parameter."""
-    return f"INSERT INTO orders SELECT {_ROW} FROM (VALUES (%s::bigint)) x (id)"
+    return f"INSERT INTO orders SELECT {_ROW.replace('%', '%%')} FROM (VALUES (%s::bigint)) x (id)"
 
 
 def end(database: Database) -> str:
