@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
+from cdc.config.patterns import selects
 from cdc.errors import TransientError
 from cdc.log import Log
 from cdc.worker import Control
@@ -17,20 +17,6 @@ REFRESH_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 30.0
 """How long a schema may take to become readable after the record that needs it."""
 PAUSE_SECONDS: Final = 0.05
-
-
-def selected(name: str, patterns: Sequence[str]) -> bool:
-    """Whether the table `name` (``schema.table``) passes `patterns`: one of them, and none that begins with ``!``.
-
-    Patterns of the second kind alone take from all tables.
-    """
-    included = [pattern for pattern in patterns if not pattern.startswith("!")]
-    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-    if excluded and not included:
-        included = ["*"]
-    return any(fnmatchcase(name, pattern) for pattern in included) and not any(
-        fnmatchcase(name, pattern) for pattern in excluded
-    )
 
 
 class Tables:
@@ -73,5 +59,5 @@ class Tables:
         """Read the log's schemas now. Raises TransientError."""
         self._schemas.update(self._log.schemas())
         for schema in self._schemas.values():
-            self._wanted[schema.topic] = selected(f"{schema.schema}.{schema.table}", self._patterns)
+            self._wanted[schema.topic] = selects(self._patterns, f"{schema.schema}.{schema.table}")
         self._read_at = time.monotonic()

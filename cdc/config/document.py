@@ -105,6 +105,8 @@ class _Builder:
         if self._left < 0 or id(node) in within:
             raise _TooMany
         within = (*within, id(node))
+        if not isinstance(node, ScalarNode) and _kind(node) not in ("map", "seq"):
+            self._unsupported(node, path)
         if isinstance(node, MappingNode):
             return Node(self._map(node, path, within), _place(node), key)
         if isinstance(node, SequenceNode):
@@ -133,7 +135,7 @@ class _Builder:
         return entries
 
     def _scalar(self, node: Any, path: tuple[str | int, ...]) -> Scalar:
-        kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
+        kind = _kind(node)
         if kind in ("str", "timestamp"):
             return str(node.value)
         if kind in ("int", "float", "bool", "null"):
@@ -142,8 +144,15 @@ class _Builder:
             except ValueError:
                 return str(node.value)
             return scalar
-        self.problems.append(Problem("bad_value", path, f"the YAML tag {node.tag} is not supported", _place(node)))
+        self._unsupported(node, path)
         return None
+
+    def _unsupported(self, node: Any, path: tuple[str | int, ...]) -> None:
+        self.problems.append(Problem("bad_value", path, f"the YAML tag {node.tag} is not supported", _place(node)))
+
+
+def _kind(node: Any) -> str:
+    return str(node.tag).removeprefix("tag:yaml.org,2002:")
 
 
 def _place(node: Any) -> Place:

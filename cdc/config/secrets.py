@@ -20,13 +20,13 @@ REFERENCE_HELP: Final = "write a reference: ${VAR} or ${file:/path}"
 SECRET_NAME: Final = re.compile(r"(?i)(^|[._-])(password|passwd|passphrase|secret|token|api[_-]?key|private[_-]?key)$")
 """Names of settings whose value is a secret, wherever they stand, pass-through options included."""
 
-_URL_PASSWORD: Final = re.compile(r"(?P<before>://[^\s/:@?#'\"]*:)(?P<password>[^\s/@'\"][^\s@'\"]*)(?=@)")
+_URL_PASSWORD: Final = re.compile(r"(?P<before>://[^\s/:@?#'\"]*:)(?P<password>[^\s/@'\"][^\s'\"]*)(?=@)")
 _PARAMETER: Final = re.compile(
     r"(?i)(?P<before>\b(?:ssl)?password\s*=\s*)(?P<password>'(?:[^'\\]|\\.)*'|[^\s&'\"]+)",
 )
 _SETTING: Final = re.compile(
     r"(?i)(?P<before>[\w.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|private[_-]?key)[\"']?\s*:\s+)"
-    r"(?P<password>\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,}\]#][^,}\]#]*)"
+    r"(?P<password>\$\{[^{}]*\}|\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,}\]#][^,}\]#]*)"
 )
 
 _PURE_REFERENCE: Final = re.compile(r"\$\{(?:file:[^{}]*|\w+(?::\?[^{}]*)?)\}")
