@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-NOTHING: Final = b"0" * 20
-"""Stands for "no version" where a partial row was merged from nothing."""
+NOTHING: Final = b"-" * 20
+"""Stands for "no version", and is less than any."""
 
 LOST: Final = "LOST"
 FENCED: Final = "FENCED"

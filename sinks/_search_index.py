@@ -17,6 +17,8 @@ MAX_NAME_BYTES: Final = 200
 """OpenSearch allows 255; the rest is for the generation."""
 IGNORE_ABOVE: Final = 1024
 
+_FOREIGN: Final = re.compile(r"[.=]|^_|^\s+$")
+
 _KEYWORD: Final[dict[str, Any]] = {"type": "keyword", "ignore_above": IGNORE_ABOVE}
 _UNSEARCHED: Final[dict[str, Any]] = {"type": "object", "enabled": False}
 
@@ -60,9 +62,18 @@ OWN_FIELDS: Final[dict[str, Any]] = {"_cdc_partition": {"type": "integer"}, "_cd
 
 
 def mapping(schema: TableSchema) -> dict[str, Any]:
-    """The mapping's properties by column."""
+    """The mapping's properties by field."""
     kinds = _DEBEZIUM if schema.profile == "debezium" else _READABLE
-    return {column.name: kinds[_innermost(column.type).kind] for column in schema.columns}
+    names = field_names(schema)
+    return {names[column.name]: kinds[_innermost(column.type).kind] for column in schema.columns}
+
+
+def field_names(schema: TableSchema) -> dict[str, str]:
+    """The field of each column: its name, escaped as in :func:`index_name` where the index would not take it as it is.
+
+    A dot means a field within a field, and what begins with ``_`` belongs to the index and to us.
+    """
+    return {column.name: _FOREIGN.sub(_hex, column.name) for column in schema.columns}
 
 
 def _innermost(logical: LogicalType) -> LogicalType:

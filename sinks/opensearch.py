@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -35,8 +35,8 @@ from schemas.table import TableSchema
 from sinks._bulk import Bulk, Operation, deletion, document_id, insertion, lost
 from sinks._http import HttpServer, error_type
 from sinks._key_template import fields_of
-from sinks._rows import merged
-from sinks._search_index import OWN_FIELDS, index_name, mapping
+from sinks._rows import merged, renamed
+from sinks._search_index import OWN_FIELDS, field_names, index_name, mapping
 from sinks._url import server_url
 
 STATE_INDEX: Final = "cdc_sinks"
@@ -98,6 +98,21 @@ class _Documents(msgspec.Struct):
     docs: list[_Found] = []
 
 
+class _Prepared(NamedTuple):
+    """An index that is ready for rows of a schema; `fields` by column if some have other names than their column."""
+
+    name: str
+    fields: dict[str, str] | None
+
+
+class _Partial(NamedTuple):
+    """Partial rows of a batch that wait to be completed from what the index holds."""
+
+    batch: Batch
+    name: str
+    rows: list[Row]
+
+
 class OpenSearchSink(Sink):
     """Rows as documents in OpenSearch or Elasticsearch; the module's description says what is promised, and how."""
 
@@ -112,7 +127,7 @@ class OpenSearchSink(Sink):
         self._owner = f"{pipeline}:{name}"
         self._generation = 0
         self._indices: dict[str, str] = {}
-        self._prepared: set[tuple[str, bytes]] = set()
+        self._prepared: dict[tuple[str, bytes], _Prepared] = {}
         self._server = HttpServer(config.url, self._where, _authorization(config), config.ca)
         self._bulk = Bulk(self._server, self._where)
 
@@ -144,15 +159,15 @@ class OpenSearchSink(Sink):
                 partition = TopicPartition(batch.topic, batch.partition)
                 floors[partition] = max(batch.floor, floors[partition])
                 self._sweep(batch)
-        partial: list[tuple[Batch, str, list[Row]]] = []
+        partial: list[_Partial] = []
         operations = (
             operation
             for batch in batches
             for operation in self._operations(batch, floors[TopicPartition(batch.topic, batch.partition)], partial)
         )
         rejected = self._bulk.send(operations)
-        for batch, index, rows in partial:
-            rejected += self._bulk.send(self._completed(batch, index, rows))
+        for rows in partial:
+            rejected += self._bulk.send(self._completed(rows))
         return rejected
 
     def close(self) -> None:
@@ -185,11 +200,12 @@ class OpenSearchSink(Sink):
         return f"topic:{self._owner}:{topic}"
 
     def _fetch(self, index: str, documents: Sequence[dict[str, Any]]) -> list[_Found]:
-        """The documents of these ids, as they are now and not as of the last refresh."""
-        fields = "docs.found,docs._version,docs._source,docs.error.type"
-        answer = self._server.request(
-            "POST", f"/{_quoted(index)}/_mget?filter_path={fields}", _encode({"docs": documents}), expect=(404,)
-        )
+        """The documents of these ids, as they are now and not as of the last refresh.
+
+        The answer is not narrowed by ``filter_path``: with that the server prints the numbers in a row anew.
+        """
+        path = f"/{_quoted(index)}/_mget"
+        answer = self._server.request("POST", path, _encode({"docs": documents}), expect=(404,))
         found = msgspec.json.decode(answer.body, type=_Documents).docs
         for document in found:
             if document.error is not None and document.error.type == "index_not_found_exception":
@@ -242,46 +258,49 @@ class OpenSearchSink(Sink):
 
     # Rows
 
-    def _operations(self, batch: Batch, floor: int, partial: list[tuple[Batch, str, list[Row]]]) -> Iterator[Operation]:
+    def _operations(self, batch: Batch, floor: int, partial: list[_Partial]) -> Iterator[Operation]:
         """The batch's rows as entries of a bulk request, whose documents are the rows' own bytes.
 
         Partial rows are put into `partial`: they need what the index holds once everything else is in it.
         """
-        index = self._index_of(batch)
-        name = _encode(index)
+        name = self._index_of(batch)
+        target, fields = _encode(name), None
         schema: TableSchema | None = None
         incomplete: list[Row] = []
         for row in batch.rows:
             if row.schema is not None and row.schema is not schema:
                 schema = row.schema
-                index = self._prepare(batch.topic, schema)
-                name = _encode(index)
-            if index is None:
+                name, fields = self._prepare(batch.topic, schema)
+                target = _encode(name)
+            if name is None:
                 continue  # a delete, in a topic of which nothing was ever written
             if row.after is None or row.version < floor:
-                yield Operation(deletion(name, document_id(row.key), max(row.version, floor)), batch, row)
+                yield Operation(deletion(target, document_id(row.key), max(row.version, floor)), batch, row)
             elif row.partial:
                 incomplete.append(row)
             else:
-                yield Operation(insertion(name, batch.partition, row, row.after), batch, row)
-        if index is not None and incomplete:
-            partial.append((batch, index, incomplete))
+                after = row.after if fields is None else renamed(row.after, fields)
+                yield Operation(insertion(target, batch.partition, row, after), batch, row)
+        if name is not None and incomplete:
+            partial.append(_Partial(batch, name, incomplete))
 
-    def _completed(self, batch: Batch, index: str, rows: Sequence[Row]) -> Iterator[Operation]:
+    def _completed(self, partial: _Partial) -> Iterator[Operation]:
         """Partial rows completed from what the index holds.
 
         Nobody else can put a row in between: of the rows older than ours, this partition's one living writer has
         written the last before, and what is newer wins anyway.
         """
+        batch, name, rows = partial
         for start in range(0, len(rows), PARTIAL_ROWS):
             part = rows[start : start + PARTIAL_ROWS]
-            held = self._fetch(index, [{"_id": msgspec.json.decode(document_id(row.key))} for row in part])
+            held = self._fetch(name, [{"_id": msgspec.json.decode(document_id(row.key))} for row in part])
             for row, former in zip(part, held, strict=True):
                 assert row.schema is not None
                 assert row.after is not None
+                fields = field_names(row.schema)
                 source = bytes(former.source) if former.found else None
-                entry = insertion(_encode(index), batch.partition, row, merged(source, row.after, row.schema))
-                yield Operation(entry, batch, row)
+                after = merged(source, renamed(row.after, fields), fields.values())
+                yield Operation(insertion(_encode(name), batch.partition, row, after), batch, row)
 
     # Indices
 
@@ -292,10 +311,10 @@ class OpenSearchSink(Sink):
                 self._prepare(batch.topic, row.schema)
         return self._indices.get(batch.topic)
 
-    def _prepare(self, topic: str, schema: TableSchema) -> str:
+    def _prepare(self, topic: str, schema: TableSchema) -> _Prepared:
         """The index for rows of this schema: made if it does not exist, its mapping widened by new columns."""
-        if (topic, schema.id) in self._prepared:
-            return self._indices[topic]
+        if prepared := self._prepared.get((topic, schema.id)):
+            return prepared
         template = self._config.index
         name = index_name(template.format(pipeline=self._pipeline, schema=schema.schema, table=schema.table))
         exists = self._server.request("GET", f"/{_quoted(name)}/_mapping", expect=(404,))
@@ -310,13 +329,15 @@ class OpenSearchSink(Sink):
                     hint="make the sink's index template tell them apart, or delete the index if it is not needed",
                 )
             wanted, held = mapping(schema), mappings.get("properties", {})
-            if new := {column: field for column, field in wanted.items() if column not in held}:
+            if new := {field: kind for field, kind in wanted.items() if field not in held}:
                 self._server.request("PUT", f"/{_quoted(name)}/_mapping", _encode({"properties": new}))
         document = f"/{STATE_INDEX}/_doc/{_quoted(self._topic_id(topic))}"
         self._server.request("PUT", document, _encode({"index": name}))
         self._indices[topic] = name
-        self._prepared.add((topic, schema.id))
-        return name
+        fields = field_names(schema)
+        prepared = _Prepared(name, fields if any(column != field for column, field in fields.items()) else None)
+        self._prepared[topic, schema.id] = prepared
+        return prepared
 
     def _create(self, name: str, topic: str, schema: TableSchema) -> None:
         """Make the first generation of an index, under its alias."""
@@ -339,7 +360,7 @@ class OpenSearchSink(Sink):
                 raise TransientError(f"{self._where}: index {name} was made by another worker at this moment")
             raise PermanentError(
                 f"{self._where} does not take an index for table {schema.table} ({kind})",
-                hint="are its column names ones that OpenSearch allows? Leave the table out under tables if not",
+                hint="leave the table out under tables",
             )
 
 

@@ -279,7 +279,7 @@ class RedisSink(Sink):
                 if not _is_row(version):
                     call.values[1] = one.row.after or b""
                 elif value is not None:
-                    call.values[1] = merged(value, one.row.after or b"", one.schema)
+                    call.values[1] = merged(value, one.row.after or b"", one.schema.by_name)
                 # else the row is known but its value is gone (a TTL, an eviction): half a row would be worse than none
                 self._queue(calls, one.batch, call)
             replies = self._run(calls)

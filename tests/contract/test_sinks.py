@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from cdc.errors import FencedError, TransientError
 from cdc.log import TopicPartition
 from cdc.registry import known as known_sinks
-from cdc.sink import Sink, StoredOffset
+from cdc.sink import Batch, Row, Sink, StoredOffset
 from schemas.types import Kind, LogicalType
 from tests.contract import sinks
 from tests.contract.sinks import Store
@@ -440,11 +441,15 @@ def test_very_long_key(store: Store, sink: Sink) -> None:
 
 
 def test_large_batch(store: Store, sink: Sink) -> None:
+    def batches(rows: list[Row], next_offset: int) -> list[Batch]:
+        parts = [[row for row in rows if zlib.crc32(row.key) % 4 == partition] for partition in range(4)]
+        return [ITEMS.batch(*part, partition=n, next_offset=next_offset) for n, part in enumerate(parts)]
+
     rows = [ITEMS.row(n, id=n, name=f"name {n}", price=f"{n}.25", note=None) for n in range(1, 5_001)]
-    write(sink, *(ITEMS.batch(*rows[n::4], partition=n, next_offset=5_001) for n in range(4)))
+    write(sink, *batches(rows, 5_001))
     newer = [ITEMS.row(5_000 + n, id=n, name="changed") for n in range(1, 5_001, 2)]
     gone = [ITEMS.deleted(15_000 + n, id=n) for n in range(2, 5_001, 4)]
-    write(sink, *(ITEMS.batch(*newer[n::4], *gone[n::4], partition=n, next_offset=20_001) for n in range(4)))
+    write(sink, *batches([*newer, *gone], 20_001))
     expected = {row.key: ITEMS.values(row) for row in (*rows, *newer)}
     for row in gone:
         del expected[row.key]

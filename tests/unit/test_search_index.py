@@ -8,7 +8,7 @@ from cdc.sink import Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
 from sinks._bulk import document_id, insertion
-from sinks._search_index import MAX_NAME_BYTES, index_name, mapping
+from sinks._search_index import MAX_NAME_BYTES, field_names, index_name, mapping
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ def test_long_index_names_stay_apart() -> None:
     first, second = index_name("x" * 300 + "1"), index_name("x" * 300 + "2")
     assert first != second
     assert len(first.encode()) <= MAX_NAME_BYTES
+
+
+def test_columns_with_names_that_the_index_has_a_meaning_for_get_others() -> None:
+    names = {"id": "id", "a.b": "a=2eb", "_id": "=5fid", "a=b": "a=3db", "a_b": "a_b", " ": "=20", "é x": "é x"}
+    columns = tuple(Column(name, LogicalType(Kind.STRING), "text") for name in names)
+    assert field_names(TableSchema("t", "public", "t", columns, ("id",))) == names
 
 
 @pytest.mark.parametrize("profile", ["readable", "debezium"])

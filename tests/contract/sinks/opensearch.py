@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -16,7 +17,8 @@ from cdc.formats.json import decode
 from cdc.sink import Row
 from schemas.table import TableSchema
 from sinks import _bulk, opensearch
-from sinks._rows import columns_of, merged
+from sinks._rows import columns_of, renamed
+from sinks._search_index import field_names, index_name
 from tests.contract.sinks import PIPELINE, Store
 from tests.contract.sinks._tables import table
 from tests.servers.opensearch import OpenSearchServer
@@ -49,12 +51,12 @@ class OpenSearchStore(Store):
         return {"url": self._server.url, "replicas": 0}
 
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
-        index = f"/{PIPELINE}.{schema.schema}.{schema.table}"
+        index = "/" + quote(index_name(f"{PIPELINE}.{schema.schema}.{schema.table}"), safe="")
         self._ask("POST", f"{index}/_refresh")
         found = self._answer("GET", f"{index}/_search?size=10000&ignore_unavailable=true")
         held = {}
         for hit in msgspec.json.decode(found, type=_Found).hits.hits:
-            row = merged(bytes(hit.source), b"{}", schema)
+            row = renamed(bytes(hit.source), {field: column for column, field in field_names(schema).items()})
             columns = columns_of(row)
             key = msgspec.json.encode({name: columns[name] for name in schema.key})
             held[key] = {**dict.fromkeys(schema.by_name), **decode(schema, row)}

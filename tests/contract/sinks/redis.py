@@ -29,6 +29,7 @@ class RedisStore(Store):
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
         self._server: RedisServer = request.getfixturevalue(self.fixture)
         self._server.client().flushdb()
+        self._server.client().config_set("proto-max-bulk-len", 1 << 20)
 
     def config(self) -> dict[str, Any]:
         return {"url": self._server.url, "key": "{schema}:{table}:{pk}"}
@@ -56,7 +57,6 @@ class RedisStore(Store):
             monkeypatch.setattr(scripts, name, script.replace(guard, "true"))
 
     def refused(self) -> Callable[[int], Row] | None:
-        self._server.client().config_set("proto-max-bulk-len", 1 << 20)
         return lambda version: table().row(version, id=99, name="x" * (1 << 20))
 
     def stop(self) -> None:
