@@ -10,6 +10,7 @@ ours. Offsets of a partition rise but need not be dense (Kafka's transaction mar
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 from pydantic import AfterValidator, Field
 
 from cdc.config.fields import Duration, Model
+from cdc.errors import ConfigurationError
 from schemas.table import TableSchema
 
 
@@ -189,6 +191,26 @@ class Expire(Model):
 
 
 _FIELDS: Final = {"pipeline", "source", "schema", "table"}
+
+
+_ILLEGAL: Final = re.compile(r"[^A-Za-z0-9._-]")
+_LONGEST_NAME: Final = 249
+
+
+def topic_name(template: str, **fields: str) -> str:
+    """The topic of a table: `template` filled in, and every character that Kafka does not allow replaced by ``_``.
+
+    Two tables can so come to share a name: who captures them must refuse that. Raises ConfigurationError when the
+    name is too long.
+    """
+    name = _ILLEGAL.sub("_", template.format(**fields))
+    if len(name) > _LONGEST_NAME:
+        raise ConfigurationError(
+            f"the topic of {fields['schema']}.{fields['table']} would have a name of {len(name)} characters, "
+            f"{_LONGEST_NAME} are allowed",
+            hint="shorten log.topics.name or the pipeline's name",
+        )
+    return name
 
 
 def _template(value: str) -> str:

@@ -101,7 +101,9 @@ def _common(config: KafkaConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "bootstrap.servers": config.bootstrap,
         "client.id": "cdc",
+        # The client calls every failed connection an error; what matters comes to us as one, and is told once.
         "logger": logging.getLogger("cdc.log.kafka"),
+        "log_level": 7 if "debug" in config.options else 2,
         "security.protocol": ("SASL_" if config.sasl else "") + ("SSL" if config.tls else "PLAINTEXT"),
         "socket.timeout.ms": 10_000,
         "reconnect.backoff.max.ms": 1_000,

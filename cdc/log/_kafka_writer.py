@@ -92,7 +92,7 @@ class KafkaWriter(LogWriter):
                     taken += 1
             except BufferError:
                 self._serve(producer, FULL_QUEUE_SECONDS)
-                if self._trouble is None and time.monotonic() < deadline:
+                if time.monotonic() < deadline:
                     continue
             except KafkaException as raised:
                 raise self._failed(error_of(raised), "appending") from raised
@@ -122,12 +122,11 @@ class KafkaWriter(LogWriter):
         except KafkaException as raised:
             error = error_of(raised)
             if error.retriable() and not error.txn_requires_abort():
+                self._serve(producer)
                 return False
             raise self._failed(error, "committing") from raised
-        self._open = self._committing = False
         self._serve(producer)
-        if self._trouble is not None:
-            raise self._failed(self._trouble, "committing (which went through in the end)")
+        self._open = self._committing = False
         return True
 
     def close(self) -> None:
@@ -146,8 +145,8 @@ class KafkaWriter(LogWriter):
         if not self._producers:
             raise TransientError("Kafka: this writer is closed", hint="open a new one")
         for producer in self._producers:
-            self._serve(producer)  # what happened between transactions, an idle connection closed say, is of no account
-        self._trouble = None
+            self._serve(producer)
+        self._trouble = None  # what happened between transactions, an idle connection closed say, is of no account
         self._producers.rotate()
         try:
             self._producers[0].begin_transaction()
@@ -194,6 +193,8 @@ class KafkaWriter(LogWriter):
             producer.poll(seconds)
         except KafkaException as raised:
             raise self._failed(error_of(raised), "appending") from raised
+        if self._open and self._trouble is not None:
+            raise self._failed(self._trouble, "appending")
 
     def _noticed(self, error: KafkaError) -> None:
         self._trouble = error
