@@ -12,7 +12,7 @@ import structlog
 from cdc.capture import capture
 from cdc.connector import Connector, Finding, SourceConfig
 from cdc.errors import CdcError, ConfigurationError, GapError
-from cdc.log import Log
+from cdc.log import Log, topic_name
 from cdc.worker import Control, State
 from connectors.postgres.catalogue import captured_tables
 from connectors.postgres.client import connect, conninfo
@@ -110,7 +110,7 @@ class PostgresConnector(Connector):
         """See :class:`cdc.connector.Connector`."""
         with connect(self._config) as connection:
             found = captured_tables(connection, self._config, lambda *_: None)
-        return [self._template.format(**self._names, schema=table.schema, table=table.name) for table in found]
+        return [topic_name(self._template, **self._names, schema=table.schema, table=table.name) for table in found]
 
     def leftovers(self) -> list[str]:
         """See :class:`cdc.connector.Connector`."""

@@ -12,7 +12,7 @@ import structlog
 
 from cdc.errors import GapError, PermanentError
 from cdc.event import SEQUENCE_BITS
-from cdc.log import Log, TopicPartition
+from cdc.log import Log, TopicPartition, topic_name
 from connectors.postgres.catalogue import CatalogTable, captured_tables
 from connectors.postgres.chunk import MESSAGE_PREFIX
 from connectors.postgres.client import connect, unreachable
@@ -68,7 +68,7 @@ class Tables:
 
     def topic(self, schema: str, table: str) -> str:
         """The topic of a table."""
-        return self._template.format(**self._names, schema=schema, table=table)
+        return topic_name(self._template, **self._names, schema=schema, table=table)
 
     def refresh(self) -> None:
         """Read the catalogue, publish the tables (publication first, then the slot), create their topics."""
@@ -80,7 +80,19 @@ class Tables:
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise unreachable(str(error)) from None
         self.captured = {table.full_name: table for table in found}
+        self._refuse_shared_topics()
         self._log.create_topics([self.topic(table.schema, table.name) for table in found])
+
+    def _refuse_shared_topics(self) -> None:
+        """Characters that a topic's name may not have are replaced, which can make two names one."""
+        owners: dict[str, str] = {}
+        for name, table in self.captured.items():
+            other = owners.setdefault(self.topic(table.schema, table.name), name)
+            if other != name:
+                raise PermanentError(
+                    f"tables {other} and {name} would share the topic {self.topic(table.schema, table.name)}",
+                    hint="capture them as two sources with {source} in log.topics.name, or rename one",
+                )
 
     def reconcile(self, position: Position) -> Position:
         """The position with the tables that are captured now: new ones get a snapshot, dropped ones are forgotten.
