@@ -81,7 +81,9 @@ def parse(text: str) -> tuple[Node, list[Problem]]:
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
         message = ", ".join(filter(None, [error.problem, error.context]))
-        return empty, [Problem("syntax", (), f"not YAML: {message}", place)]
+        near = text.splitlines()[place.line - 1 : place.line]
+        help_ = 'inside {…} and […] a reference needs quotes: "${VAR}"' if near and "${" in near[0] else ""
+        return empty, [Problem("syntax", (), f"not YAML: {message}", place, help=help_)]
     except (YAMLError, ValueError) as error:  # characters that YAML forbids
         message = str(error).partition("\n")[0]
         return empty, [Problem("syntax", (), f"not YAML: {message}", Place(1, 1))]
