@@ -73,8 +73,12 @@ def test_the_position_at_the_end_is_the_end_offset(log: Log, place: Place) -> No
     reader = log.reader("search", lambda _: True, beginning, _ignore)
     ends = log.end_offsets(_partitions(place))
     read_until(reader, lambda _: reached(reader, ends))
-    # Nothing more comes, so both numbers are final: in Kafka the end lies beyond the last record's offset.
-    wait_until(lambda: reader.poll(0.05) or reader.position() == log.end_offsets(_partitions(place)))
+
+    def stands_at_the_end() -> bool:
+        assert not [batch for batch in reader.poll(0.05) if batch.records]
+        return reader.position() == log.end_offsets(_partitions(place))
+
+    wait_until(stands_at_the_end, what="position() == end_offsets()")
     assert sum(ends.values()) >= 12
     assert log.start_offsets(_partitions(place)) == beginning(_partitions(place))
     reader.close()

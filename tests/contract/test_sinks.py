@@ -307,12 +307,14 @@ def test_partial_row_after_a_floor_keeps_nothing(store: Store, sink: Sink) -> No
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_type(store: Store, sink: Sink, profile: str) -> None:
     """A column of each type; its first values in the first row, and so on; then rows of which most was not sent."""
-    fitting = {name: [v for v in values if store.holds(type_, v)] for name, (type_, values) in VALUES.items()}
+    fitting: dict[str, list[Any]] = {
+        name: [v for v in values if store.holds(type_, v)] for name, (type_, values) in VALUES.items()
+    }
     wide = table(
         "wide", {"id": INT, "name": TEXT, **{name: type_ for name, (type_, _) in VALUES.items()}}, profile=profile
     )
     rows = [
-        wide.row(n, id=n, **{name: values[n] for name, values in fitting.items() if n < len(values)})
+        wide.row(n, id=n, **{name: one[n] for name, one in fitting.items() if n < len(one)})
         for n in range(max(map(len, fitting.values())) + 1)
     ]
     assert write(sink, wide.batch(*rows)) == []
@@ -391,7 +393,8 @@ HOSTILE_NAMES = (
 @pytest.mark.parametrize("profile", PROFILES)
 def test_hostile_column_names(store: Store, sink: Sink, profile: str) -> None:
     odd = table("odd", {"id": INT, **dict.fromkeys(HOSTILE_NAMES, TEXT)}, profile=profile)
-    row = odd.row(1, id=1, **{name: f"value of {name}" for name in HOSTILE_NAMES})
+    texts: dict[str, Any] = {name: f"value of {name}" for name in HOSTILE_NAMES}
+    row = odd.row(1, id=1, **texts)
     assert write(sink, odd.batch(row)) == []
     assert held(store, odd) == {row.key: odd.values(row)}
     partial = odd.row(2, id=1, partial=True, Mixed="new")

@@ -79,7 +79,7 @@ class Store(ABC):
         """
         return None
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027 - most stores have nothing to stop
         """The test is over."""
 
     def sink(self, **config: Any) -> Sink:

@@ -97,7 +97,7 @@ def _canonical(type_: LogicalType, sql: str) -> str:
         case Kind.TIMESTAMPTZ:
             return _moment(f"regexp_replace({sql}::VARCHAR, '\\+00$', 'Z')")
         case Kind.FLOAT32 | Kind.FLOAT64:
-            number = f"{sql}::VARCHAR"
+            number = f"regexp_replace({sql}::VARCHAR, '\\.0$', '')"
             for name, canonical in (("nan", "NaN"), ("-inf", "-Infinity"), ("inf", "Infinity")):
                 number = f"CASE WHEN {sql}::VARCHAR = '{name}' THEN '{canonical}' ELSE {number} END"
             return number

@@ -1,0 +1,233 @@
+"""What only the Kafka log has to stand: brokers that stop, stall and die, long internal topics, other sources."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil  # type: ignore[import-untyped]  # has no annotations
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]  # re-exports
+from pydantic import ValidationError
+
+from cdc.errors import CdcError, PermanentError, TransientError, UnreachableError
+from cdc.log import Log, LogWriter, Produced
+from cdc.log._kafka_client import KafkaConfig, admin_settings
+from cdc.log.kafka import KafkaLog
+from tests.contract.logs import HEADER, Place, append, append_and_commit, beginning, commit, keys, read_all, read_until
+from tests.servers import free_port
+from tests.servers.kafka import Broker
+
+pytestmark = pytest.mark.xdist_group("kafka")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker of our own, to be maltreated."""
+    with Broker(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
+def _place(bootstrap: str) -> Place:
+    return Place({"type": "kafka", "bootstrap": bootstrap}, f"t{uuid.uuid4().hex[:8]}")
+
+
+def _log(place: Place) -> Log:
+    log = place.open()
+    log.create_topics([place.topic])
+    return log
+
+
+def _until_it_fails(writer: LogWriter, records: list[Produced], seconds: float) -> CdcError:
+    with pytest.raises(CdcError) as caught:
+        append_and_commit(writer, records, b"lost", seconds)
+    return caught.value
+
+
+def test_a_stalled_broker_leaves_calls_short_and_memory_bounded(broker: Broker) -> None:
+    place = _place(broker.bootstrap)
+    log = _log(place)
+    writer = log.writer("shop")
+    writer.fence()
+    records = [place.record(n, b"x" * 1000) for n in range(1000)]
+    append_and_commit(writer, records, b"p")
+    before = psutil.Process().memory_info().rss
+    broker.pause()
+    taken, longest = 0, 0.0
+    try:
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            began = time.monotonic()
+            taken += writer.append(records, 0.5)
+            longest = max(longest, time.monotonic() - began)
+        began = time.monotonic()
+        assert writer.commit(b"q", 0.5) is False
+        longest = max(longest, time.monotonic() - began)
+        began = time.monotonic()
+        writer.close()
+        assert time.monotonic() - began < 5
+    finally:
+        broker.resume()
+    assert longest < 1.5
+    assert taken < 20_000  # what fits into 16 MiB
+    assert psutil.Process().memory_info().rss - before < 48 << 20
+    writer = log.writer("shop")
+    assert writer.fence() == b"p"
+    append_and_commit(writer, [place.record(1)], b"r")
+    assert len(keys(read_all(log))) == 1001
+
+
+def test_a_broker_killed_within_an_append_costs_the_writer_but_no_record(broker: Broker) -> None:
+    place = _place(broker.bootstrap)
+    log = _log(place)
+    reader = log.reader("search", lambda _: True, beginning, lambda _: None)
+    writer = log.writer("shop")
+    writer.fence()
+    append_and_commit(writer, [place.record(1)], b"1")
+    append(writer, [place.record(2)])
+    broker.kill()
+    try:
+        error = _until_it_fails(writer, [place.record(3)], 10)
+    finally:
+        broker.start()
+    assert isinstance(error, TransientError)
+    writer = log.writer("shop")
+    assert writer.fence() == b"1"
+    append_and_commit(writer, [place.record(4)], b"2")
+    found = read_until(reader, lambda found: b'{"id":4}' in keys(found), seconds=40)
+    assert keys(found) == [b'{"id":1}', b'{"id":4}']
+    reader.close()
+
+
+def test_a_clean_restart_while_idle_is_no_failure(broker: Broker) -> None:
+    place = _place(broker.bootstrap)
+    log = _log(place)
+    writer = log.writer("shop")
+    writer.fence()
+    append_and_commit(writer, [place.record(1)], b"1")
+    broker.stop()
+    broker.start()
+    append_and_commit(writer, [place.record(2)], b"2")
+    assert keys(read_all(log)) == [b'{"id":1}', b'{"id":2}']
+
+
+def test_no_broker_at_all_is_a_sentence_in_bounded_time() -> None:
+    place = Place({"type": "kafka", "bootstrap": f"127.0.0.1:{free_port()}"}, "nobody")
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="bootstrap"):
+        place.open().topics()
+    with pytest.raises(UnreachableError):
+        place.open().put_state("worker", "x", {})
+    assert time.monotonic() - began < 30
+
+
+def test_the_position_is_found_at_the_far_end_of_a_long_topic(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = _place(kafka)
+    log = _log(place)
+    quiet, busy = log.writer("quiet"), log.writer("busy")
+    quiet.fence()
+    commit(quiet, b"long ago")
+    busy.fence()
+    for n in range(40):
+        commit(busy, b"%d" % n)
+    monkeypatch.setattr("cdc.log._kafka_tables.FIRST_STEP", 8)
+    assert log.writer("busy").fence() == b"39"
+    assert log.writer("quiet").fence() == b"long ago"
+    assert log.writer("new").fence() is None
+
+
+def test_an_open_append_of_another_source_does_not_hide_the_position(kafka: str) -> None:
+    place = _place(kafka)
+    log = _log(place)
+    other, writer = log.writer("other"), log.writer("shop")
+    other.fence()
+    writer.fence()
+    commit(writer, b"old")
+    positions = f"{place.pipeline}._positions"
+    append(other, [Produced(positions, b"other", b"open", b"")] * 20_000)  # an open transaction amid the positions
+    commit(writer, b"new")
+    with ThreadPoolExecutor(1) as executor:
+        taken_over = executor.submit(log.writer("shop").fence)
+        with pytest.raises(TimeoutError):
+            taken_over.result(1.0)
+        commit(other, b"done")
+        assert taken_over.result(20) == b"new"
+
+
+@pytest.mark.parametrize(
+    ("cleanup", "expected"),
+    [
+        ("compact", {"cleanup.policy": "compact", "delete.retention.ms": "604800000"}),
+        ("keep", {"cleanup.policy": "delete", "retention.ms": "-1"}),
+        ({"expire": "7d"}, {"cleanup.policy": "delete", "retention.ms": "604800000"}),
+    ],
+)
+def test_topics_are_created_as_configured(kafka: str, cleanup: object, expected: dict[str, str]) -> None:
+    place = _place(kafka)
+    log = place.open(cleanup=cleanup, partitions=4, replicas=1)
+    log.create_topics([place.topic])
+    client = AdminClient({"bootstrap.servers": kafka})
+    names = [place.topic, *(f"{place.pipeline}.{name}" for name in ("_positions", "_schemas", "_states"))]
+    found = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
+    settings = {resource.name: future.result(10) for resource, future in found.items()}
+    assert {key: settings[place.topic][key].value for key in expected} == expected
+    assert all(settings[name]["cleanup.policy"].value == "compact" for name in names[1:])
+    assert log.topics()[place.topic].partitions == 4
+
+
+def test_topics_that_others_create_are_not_created(kafka: str) -> None:
+    place = _place(kafka)
+    with pytest.raises(PermanentError, match=r"_positions") as caught:
+        place.open(create=False).create_topics([place.topic])
+    assert place.topic in str(caught.value)
+    assert place.open().topics() == {}
+    _log(place)
+    place.open(create=False).create_topics([place.topic])
+
+
+def test_topics_of_another_pipeline_are_not_ours(kafka: str) -> None:
+    mine, other = _place(kafka), _place(kafka)
+    _log(other)
+    log = _log(mine)
+    assert list(log.topics()) == [mine.topic]
+    log.delete()
+    assert list(other.open().topics()) == [other.topic]
+
+
+def test_records_that_others_wrote_into_a_topic_have_no_header(kafka: str) -> None:
+    place = _place(kafka)
+    log = _log(place)
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(place.topic, b"v", b"k", headers=[("trace", b"1"), ("cdc", HEADER)])
+    producer.produce(place.topic, b"v", b"l")
+    assert producer.flush(10) == 0
+    records = [record for found in read_all(log).values() for record in found]
+    assert sorted((record.key, record.header) for record in records) == [(b"k", HEADER), (b"l", b"")]
+
+
+def test_what_correctness_rests_on_cannot_be_configured() -> None:
+    for name in (
+        "transactional.id",
+        "acks",
+        "enable.idempotence",
+        "isolation.level",
+        "auto.offset.reset",
+        "partitioner",
+    ):
+        with pytest.raises(ValidationError, match="cannot be set"):
+            KafkaConfig(bootstrap="h:1", options={name: "x"})
+
+
+def test_tls_verifies_and_the_password_is_not_shown() -> None:
+    sasl = {"username": "u", "password": "s3cret"}
+    config = KafkaConfig.model_validate({"bootstrap": "h:1", "tls": {"ca": "/ca.pem"}, "sasl": sasl})
+    settings = admin_settings(config)
+    assert settings["security.protocol"] == "SASL_SSL"
+    assert settings["enable.ssl.certificate.verification"] is True
+    assert settings["ssl.endpoint.identification.algorithm"] == "https"
+    assert settings["ssl.ca.location"] == "/ca.pem"
+    assert settings["sasl.password"] == "s3cret"
+    assert "s3cret" not in repr(config) + repr(KafkaLog(config, "p"))
