@@ -5,6 +5,8 @@ profile, partial rows, and names that DuckDB cannot tell apart; and not wanted w
 decoded and rendered anew, and each value is tried by itself, so that only the row it stands in is rejected.
 """
 
+# ruff: noqa: S608 - names are quoted, values are parameters or Arrow
+
 from __future__ import annotations
 
 import time

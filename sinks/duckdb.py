@@ -12,10 +12,11 @@ index: a merge reads the keys of the table once, which costs less than keeping a
 Types, and values that a column cannot hold: see :mod:`sinks._duckdb_types`.
 """
 
+# ruff: noqa: S608 - names are quoted, values are parameters or Arrow
+
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Sink, StoredOffset
 from sinks._duckdb_rows import VALUE_ERRORS, gathered
 from sinks._duckdb_table import PARTITION, VERSION, Table, Tables, quoted
+from sinks._rounds import rounds
 
 PURGE_EVERY_SECONDS: Final = 3600.0
 
@@ -140,7 +142,7 @@ class DuckDBSink(Sink):
             found = connection.execute(
                 f"SELECT topic, partition, next_offset, topic_id FROM {self._schema}._cdc_offsets WHERE partition >= 0"
             ).fetchall()
-        return {TopicPartition(topic, number): StoredOffset(offset, id) for topic, number, offset, id in found}
+        return {TopicPartition(topic, number): StoredOffset(*stored) for topic, number, *stored in found}
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         """Apply `batches` and their offsets in one transaction."""
@@ -160,13 +162,13 @@ class DuckDBSink(Sink):
         rejected: list[Rejected] = []
         with self._transaction() as connection:
             self._fence(connection)
-            rounds = [(together, gathered(together, checked=checked)) for together in _rounds(batches)]
+            steps = [(together, gathered(together, checked=checked)) for together in rounds(batches)]
             tables = Tables(connection, self._config.schema_, self._config.table, self._where)
             # DuckDB changes a table only as long as the transaction has not changed its rows.
-            for _, gathering in rounds:
+            for _, gathering in steps:
                 for group in gathering.upserts:
                     tables.prepare(group.schema)
-            for together, gathering in rounds:
+            for together, gathering in steps:
                 for batch in together:
                     if batch.floor:
                         _sweep(connection, tables.of_topic(batch.topic), batch)
@@ -236,19 +238,6 @@ class DuckDBSink(Sink):
             raise PermanentError(f"{self._where}: DuckDB failed ({type(error).__name__})") from error
 
 
-def _rounds(batches: Sequence[Batch]) -> list[list[Batch]]:
-    """The batches in as few steps as their order allows: one of each partition in a step."""
-    rounds: list[dict[TopicPartition, Batch]] = []
-    seen: Counter[TopicPartition] = Counter()
-    for batch in batches:
-        place = TopicPartition(batch.topic, batch.partition)
-        if seen[place] == len(rounds):
-            rounds.append({})
-        rounds[seen[place]][place] = batch
-        seen[place] += 1
-    return [list(together.values()) for together in rounds]
-
-
 def _sweep(connection: duckdb.DuckDBPyConnection, table: Table | None, batch: Batch) -> None:
     """Raise the partition's floor, and delete what lies below."""
     connection.execute(
@@ -262,7 +251,7 @@ def _sweep(connection: duckdb.DuckDBPyConnection, table: Table | None, batch: Ba
     )
     if table is not None:
         connection.execute(
-            f"DELETE FROM {table.sql} WHERE {PARTITION} = ? AND {VERSION} < ?",  # noqa: S608 - quoted
+            f"DELETE FROM {table.sql} WHERE {PARTITION} = ? AND {VERSION} < ?",
             [batch.partition, batch.floor],
         )
 
