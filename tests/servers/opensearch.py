@@ -26,21 +26,24 @@ class OpenSearchServer:
     """A node on 127.0.0.1 whose indices lie in `folder`: what it acknowledged survives `kill`.
 
     `settings` are the node's own, for example ``http.max_content_length=1mb``. With `url` it is somebody else's, which
-    is neither started nor ended: a test that wants that is skipped.
+    is neither started nor ended: a test that wants that is skipped. Its code is hardly compiled, since most tests end
+    before that pays; `fast` is for measurements.
     """
 
-    def __init__(self, folder: Path, *settings: str, url: str = "") -> None:
+    def __init__(self, folder: Path, *settings: str, url: str = "", fast: bool = False) -> None:
         self._folder = folder
         self._settings = settings
         self._port = free_port()
         self.url = url or f"http://127.0.0.1:{self._port}"
         self._theirs = bool(url)
+        self._fast = fast
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> OpenSearchServer:
         """Start it if it does not run, on the same port and files as before, and wait until it takes writes."""
         if not self._theirs and (self._process is None or self._process.poll() is not None):
-            java = ["java", f"-Xms{HEAP}", f"-Xmx{HEAP}", "-cp", f"{CLASSES}:{CLASSES}/*", "OpenSearchNode"]
+            java = ["java", f"-Xms{HEAP}", f"-Xmx{HEAP}", *([] if self._fast else ["-XX:TieredStopAtLevel=1"])]
+            java += ["-cp", f"{CLASSES}:{CLASSES}/*", "OpenSearchNode"]
             command = [*java, str(self._folder / "home"), str(self._port), str(free_port()), *self._settings]
             self._process = start(command, self._folder / "server.log")
         wait_until(self._answers, seconds=120, what=f"an answer of {self.url}")
