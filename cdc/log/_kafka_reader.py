@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition as Place
 
 from cdc.errors import CdcError, GapError, TransientError
 from cdc.log import Assigned, Committed, Fetched, LogReader, Record, Revoked, Topic, TopicPartition
-from cdc.log._kafka_client import KafkaConfig, consumer_settings, error_of, explained
+from cdc.log._kafka_client import CONSUMER_QUEUE_KIB, KafkaConfig, consumer_settings, error_of, explained
 from cdc.record import HEADER
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_SECONDS: Final = 2.0
 """How often the reader looks for new topics."""
-CHUNK: Final = 1_000
+CHUNK: Final = 2_000
+"""How many records are taken from the client at once, at most."""
 _GONE: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 _PASSING: Final = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.UNKNOWN_TOPIC_OR_PART}
 
@@ -46,11 +47,16 @@ class KafkaReader(LogReader):
         self._next: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._topics: dict[str, Topic] = {}
+        self._usual = 1000.0
         self._looked = float("-inf")
         self._failure: BaseException | None = None
         self._consumer: Consumer | None = Consumer(
             consumer_settings(config)
-            | {"group.id": log.group_id(group or "-"), "partition.assignment.strategy": "cooperative-sticky"}
+            | {
+                "group.id": log.group_id(group or "-"),
+                "partition.assignment.strategy": "cooperative-sticky",
+                "queued.max.messages.kbytes": min(max_bytes >> 10, CONSUMER_QUEUE_KIB) or 1,
+            }
         )
 
     def poll(self, timeout: float) -> list[Fetched]:
@@ -65,10 +71,13 @@ class KafkaReader(LogReader):
         moved: dict[tuple[str, int], int] = {}
         size = 0
         while messages:
-            size += self._sort(messages, fetched, moved)
+            taken = self._sort(messages, fetched, moved)
+            size += taken
             if size >= self._max_bytes:
                 break
-            messages = self._consume(consumer, CHUNK, 0)
+            self._usual += (taken / len(messages) - self._usual) / 4
+            fitting = int((self._max_bytes - size) / (self._usual + 1)) + 1
+            messages = self._consume(consumer, min(fitting, CHUNK), 0)
         batches: list[Fetched] = []
         for (topic, partition), records in fetched.items():
             place = TopicPartition(topic, partition)

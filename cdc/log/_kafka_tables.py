@@ -18,7 +18,7 @@ STUCK_SECONDS: Final = 40.0
 """Longer than another source's open transaction can hold up a reader of committed records."""
 
 Bounds = Callable[[str], tuple[int, int]]
-"""First offset and high watermark of a topic's only partition."""
+"""Tells the first offset of a topic's only partition, and where to stop."""
 
 
 def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[Message], None]) -> None:

@@ -75,7 +75,8 @@ class KafkaLog(Log):
         settings = consumer_settings(config) | {"group.id": self.group_id("-")}
         self._reading = settings
         self._tables = {
-            topic: Table(settings, topic, self._bounds) for topic in (self._positions, self._schemas, self._states)
+            topic: Table(settings, topic, self._committed_bounds)
+            for topic in (self._positions, self._schemas, self._states)
         }
 
     def group_id(self, group: str) -> str:
@@ -260,14 +261,26 @@ class KafkaLog(Log):
         return settings | {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONE_DAYS * _DAY_MS)}
 
     def _bounds(self, topic: str) -> tuple[int, int]:
+        """First offset and high watermark of an internal topic's only partition."""
         place = TopicPartition(topic, 0)
         return self.start_offsets([place])[place], self.end_offsets([place])[place]
 
-    def _offsets(self, partitions: Collection[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
+    def _committed_bounds(self, topic: str) -> tuple[int, int]:
+        """The same, up to the first transaction that is open."""
+        place = TopicPartition(topic, 0)
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the client lacks the annotation
+        end = self._offsets([place], latest, IsolationLevel.READ_COMMITTED)
+        return self.start_offsets([place])[place], end[place]
+
+    def _offsets(
+        self,
+        partitions: Collection[TopicPartition],
+        spec: OffsetSpec,
+        level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+    ) -> dict[TopicPartition, int]:
         if not partitions:
             return {}
         request = {Place(*tp): spec for tp in partitions}
-        level = IsolationLevel.READ_UNCOMMITTED  # the high watermark, not the end of what is committed
         doing = f"listing offsets of {next(iter(partitions)).topic}"
         deadline = time.monotonic() + CALL_SECONDS
         while True:
