@@ -121,7 +121,8 @@ class Sink(ABC):
         applied then: the same batches come again. A sink that owns its offsets stores each batch's `next_offset` with
         the topic's id from `topic_ids` in the same transaction as its rows.
 
-        Raises TransientError, FencedError (a newer generation claimed the store), PermanentError.
+        Raises TransientError, FencedError (a newer generation claimed the store), PermanentError, and GapError when
+        the store no longer holds what it held: it was emptied, or went back to an older state.
         """
 
     @abstractmethod

@@ -144,8 +144,11 @@ class OpenSearchSink(Sink):
         answer = self._server.request(
             "PUT", f"/{STATE_INDEX}", _encode({"settings": settings, "mappings": mappings}), expect=(400,)
         )
-        if answer.status == 400 and answer.json()["error"]["type"] != "resource_already_exists_exception":
-            raise PermanentError(f"{self._where} does not take the index {STATE_INDEX}")
+        if answer.status == 400 and error_type(answer.body) != "resource_already_exists_exception":
+            raise PermanentError(
+                f"{self._where} does not take the index {STATE_INDEX} ({error_type(answer.body)})",
+                hint="is url the address of OpenSearch itself?",
+            )
         claimed = self._server.request("PUT", f"/{STATE_INDEX}/_doc/{_quoted(self._generation_id)}", b"{}")
         self._generation = int(claimed.json()["_version"])
 
@@ -179,18 +182,24 @@ class OpenSearchSink(Sink):
         return f"generation:{self._owner}"
 
     def _look(self, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
-        """Look whether the store is still ours; returns the floors, and learns the topics' indices."""
+        """Look whether the store is still ours and whole; returns the floors, and learns the topics' indices.
+
+        The indices themselves are looked at too: a versioned delete would make one that is gone.
+        """
         partitions = list({TopicPartition(batch.topic, batch.partition): None for batch in batches})
         topics = list({batch.topic: None for batch in batches if batch.topic not in self._indices})
         names = [self._generation_id, *map(self._floor_id, partitions), *map(self._topic_id, topics)]
-        generation, *others = self._fetch(STATE_INDEX, [{"_id": name} for name in names])
+        places = [
+            {"_index": self._indices[topic], "_id": "-"} for topic in {batch.topic for batch in batches} - {*topics}
+        ]
+        generation, *others = self._fetch(STATE_INDEX, [*({"_id": name} for name in names), *places])
         if generation.version < self._generation:
             raise lost(self._where, "the index of the sink's own is gone or older than it was")
         if generation.version > self._generation:
             raise FencedError(f"{self._where}: another process of this sink took over")
-        for topic, known in zip(topics, others[len(partitions) :], strict=True):
-            if known.found:
-                self._indices[topic] = msgspec.json.decode(known.source)["index"]
+        for topic, stored in zip(topics, others[len(partitions) :], strict=False):
+            if stored.found:
+                self._indices[topic] = msgspec.json.decode(stored.source)["index"]
         return {partition: found.version for partition, found in zip(partitions, others, strict=False)}
 
     def _floor_id(self, partition: TopicPartition) -> str:
@@ -209,7 +218,7 @@ class OpenSearchSink(Sink):
         found = msgspec.json.decode(answer.body, type=_Documents).docs
         for document in found:
             if document.error is not None and document.error.type == "index_not_found_exception":
-                raise lost(self._where, f"index {index} is gone")
+                raise lost(self._where, "an index is gone")
             if document.error is not None:
                 raise TransientError(f"{self._where} cannot read index {index} now ({document.error.type})")
         if len(found) != len(documents):

