@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -15,7 +16,7 @@ from cdc.errors import CdcError, ConfigurationError, GapError
 from cdc.log import Log, topic_name
 from cdc.worker import Control, State
 from connectors.postgres.catalogue import captured_tables
-from connectors.postgres.client import connect, conninfo
+from connectors.postgres.client import connect, conninfo, refused
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.lsn import format_lsn
 from connectors.postgres.position import decode_position
@@ -108,13 +109,13 @@ class PostgresConnector(Connector):
 
     def topics(self) -> list[str]:
         """See :class:`cdc.connector.Connector`."""
-        with connect(self._config) as connection:
+        with self._connected() as connection:
             found = captured_tables(connection, self._config, lambda *_: None)
         return [topic_name(self._template, **self._names, schema=table.schema, table=table.name) for table in found]
 
     def leftovers(self) -> list[str]:
         """See :class:`cdc.connector.Connector`."""
-        with connect(self._config) as connection:
+        with self._connected() as connection:
             retained = retained_bytes(connection, self.slot)
             published = connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [self.publication])
             sentences = []
@@ -126,13 +127,22 @@ class PostgresConnector(Connector):
 
     def cleanup(self) -> None:
         """See :class:`cdc.connector.Connector`."""
-        with connect(self._config) as connection:
+        with self._connected() as connection:
             connection.execute(
                 "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [self.slot]
             )
             if self._config.publication.manage == "tables":
                 name = psycopg.sql.Identifier(self.publication)
                 connection.execute(psycopg.sql.SQL("DROP PUBLICATION IF EXISTS {}").format(name))
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection for a command; what the server says leaves as an error of ours."""
+        try:
+            with connect(self._config) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise refused(error) from None
 
     def farewell(self) -> str:
         """See :class:`cdc.connector.Connector`."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from cdc.errors import PermanentError
+from cdc.formats.json import key_supported
 from connectors.postgres.config import PostgresConfig
+from connectors.postgres.values import CatalogType, logical_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,13 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relkind::text, c.rel
 """
 
 
+_TYPE = """
+SELECT t.typtype::text, format_type(t.oid, NULL), t.typbasetype::bigint, t.typtypmod, t.typelem::bigint,
+       t.typcategory = 'A' AND t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc
+  FROM pg_type t WHERE t.oid = %s
+"""
+
+
 def captured_tables(
     connection: psycopg.Connection[Any], config: PostgresConfig, warn: Callable[[str, str], None]
 ) -> list[CatalogTable]:
@@ -104,6 +114,7 @@ def captured_tables(
             continue
         if not any(fnmatchcase(name, pattern) for pattern in included):
             continue
+        table = _with_key_types_checked(connection, table)
         if not table.problem:
             found.append(table)
         elif name in literal:
@@ -124,6 +135,34 @@ def describe(connection: psycopg.Connection[Any], oid: int) -> CatalogTable | No
     """The table as the current snapshot has it; None when it is gone."""
     row = connection.execute(_TABLES + " AND c.oid = %s", [oid]).fetchone()
     return _table(row) if row is not None else None
+
+
+def look_up_type(connection: psycopg.Connection[Any], oid: int) -> CatalogType | None:
+    """What the catalogue says about a type; None when it is gone."""
+    row = connection.execute(_TYPE, [oid]).fetchone()
+    if row is None:
+        return None
+    kind, name, base, modifier, element, is_array = row
+    if kind == "e":
+        return CatalogType("enum", name)
+    if kind == "d":
+        return CatalogType("domain", name, base, modifier)
+    if is_array:
+        return CatalogType("array", name, element)
+    return CatalogType("base", name)
+
+
+def _with_key_types_checked(connection: psycopg.Connection[Any], table: CatalogTable) -> CatalogTable:
+    """The table, with a problem when equal values of a key column may be printed differently."""
+    for column in table.columns:
+        if column.name in table.key:
+            lookup = partial(look_up_type, connection)
+            reason = key_supported(*logical_type(column.type_oid, column.type_modifier, lookup))
+            if reason is not None:
+                problem = f"key column {column.name} can't identify rows on the log: {reason}"
+                fix = f"give {table.quoted} a key of another type, and let its REPLICA IDENTITY be that key"
+                return replace(table, key=(), problem=problem, fix=fix)
+    return table
 
 
 def _table(row: tuple[Any, ...]) -> CatalogTable:

@@ -48,6 +48,7 @@ def conninfo(config: PostgresConfig, **extra: Any) -> str:
         parameters.setdefault("sslrootcert", "system")
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_SECONDS)
     parameters.setdefault("application_name", "cdc")
+    parameters["client_encoding"] = "UTF8"
     parameters["options"] = f"{parameters.get('options') or ''} {SESSION}".strip()
     return make_conninfo(**{**parameters, **extra})
 
@@ -86,14 +87,11 @@ def unreachable(text: str) -> UnreachableError:
     return UnreachableError(f"PostgreSQL: {line}", hint=hint)
 
 
-def refused(error: psycopg.Error, what: str) -> UnreachableError | PermanentError:
-    """The error for SQL about `what` (a quoted table) that failed: a lost connection, or a statement refused."""
+def refused(error: psycopg.Error, fix: str = "") -> UnreachableError | PermanentError:
+    """The error for SQL that failed: a lost connection, or a statement that the server refuses; `fix` is its hint."""
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or error.sqlstate is None:
         return unreachable(str(error))
-    return PermanentError(
-        f"PostgreSQL: {error.diag.message_primary} (SQLSTATE {error.sqlstate})",
-        hint=f"GRANT SELECT ON {what} TO CURRENT_USER;" if error.sqlstate == "42501" else "",
-    )
+    return PermanentError(f"PostgreSQL: {error.diag.message_primary} (SQLSTATE {error.sqlstate})", hint=fix)
 
 
 class ReplicationConnection:

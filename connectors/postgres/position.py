@@ -80,12 +80,16 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class TableIdentity(msgspec.Struct, frozen=True):
-    """What must not change beneath a captured table: its topic, and the columns that make the record key."""
+    """What must not change beneath a captured table: its topic, and the columns that make the record key.
+
+    `published` is the oid of the table's place in the publication: another one means that it was out of it for a while.
+    """
 
     topic_id: str
     partitions: int
     profile: str
     key: list[str]
+    published: int
 
 
 _decoder = msgspec.json.Decoder(Position)

@@ -9,7 +9,7 @@ import psycopg
 from cdc.connector import Finding, Severity
 from cdc.errors import GapError, PermanentError
 from connectors.postgres.catalogue import captured_tables
-from connectors.postgres.client import ReplicationConnection, connect, unreachable
+from connectors.postgres.client import ReplicationConnection, connect, refused
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.slot import check_server, check_slot_usable, slot_exists
 
@@ -26,8 +26,8 @@ def preflight(config: PostgresConfig, slot: str) -> list[Finding]:
             _server(connection, add)
             _tables(connection, config, add)
             _slots(connection, slot, add)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise unreachable(str(error)) from None
+        except psycopg.Error as error:
+            raise refused(error) from None
     if all(finding.severity is not Severity.ERROR for finding in findings):
         _replication(config, slot, add)
     return findings

@@ -13,6 +13,7 @@ from cdc.log import Log, Produced
 from connectors.postgres import wire
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.pgoutput import Relation
+from connectors.postgres.slot import gap
 from connectors.postgres.tables import Tables
 from connectors.postgres.values import logical_type
 from schemas.table import Column, TableSchema
@@ -65,8 +66,7 @@ class Relations:
     def __init__(self, tables: Tables, log: Log, last: dict[str, str]) -> None:
         """`last` is the id (hex) of the schema that each table's rows had last, from the position."""
         self._tables = tables
-        self._on_log = log.schemas()
-        self._appended = set(self._on_log)
+        self._on_log = dict(log.schemas())
         self._last = {name: bytes.fromhex(id_) for name, id_ in last.items()}
         self._reads: dict[bytes, CompiledRead] = {}
         self.known: dict[int, Known] = {}
@@ -76,27 +76,38 @@ class Relations:
         """The table whose keys are being watched."""
         self._touched: Touched | None = None
 
-    def update(self, relation: Relation) -> News | None:
-        """A table is described (again); None when it is not captured. Raises PermanentError when its key is gone."""
+    def update(self, relation: Relation, *, skipped: bool, logged: bool) -> News | None:
+        """A table is described (again); None when it is not captured, or nothing is new about it.
+
+        `skipped`: the rows that follow are passed over, `logged`: because they are on the log already, and so is what
+        the description brought. Raises PermanentError when the table's key is gone, GapError when it is another one.
+        """
         name = f"{relation.namespace}.{relation.name}"
         table = self._tables.captured.get(name)
         if table is None:
             self.compiled.pop(relation.oid.to_bytes(4, "big"), None)
             return None
         sent = {column.name for column in relation.columns if column.in_identity}
+        if skipped and not set(table.key) <= sent:
+            self.compiled.pop(relation.oid.to_bytes(4, "big"), None)
+            self.known.pop(relation.oid, None)
+            return None
         if not set(table.key) <= sent:
             raise PermanentError(
                 f"the replica identity of {name} no longer has its key ({', '.join(table.key)})",
                 hint=f"ALTER TABLE {table.quoted} REPLICA IDENTITY DEFAULT; with its primary key; then `cdc snapshot`",
             )
+        if not skipped and relation.replica_identity != "f" and set(table.key) != sent:
+            raise gap(f"the key of {name} changed from ({', '.join(table.key)}) to ({', '.join(sorted(sent))})")
         schema = self.schema(table, [(c.name, c.type_oid, c.type_modifier) for c in relation.columns])
         compiled = wire.compile_relation(relation, schema, table.not_null)
         self.known[relation.oid] = Known(relation, table, schema, compiled)
         self._install(relation.oid)
-        before = self._last.get(name)
-        resync = self._resync(table, before, schema)
-        self._last[name] = schema.id
-        return News(name, self.first_use(schema), before is not None and before != schema.id, resync)
+        if logged:
+            return None
+        changed = self._last.get(name, schema.id) != schema.id
+        resync = self.seen(table, schema)
+        return News(name, self.first_use(schema), changed, resync)
 
     def watch(self, name: str | None, touched: Touched) -> None:
         """Tell `touched` the keys of all records of table `name` from now on; None ends it."""
@@ -133,21 +144,24 @@ class Relations:
 
     def first_use(self, schema: TableSchema) -> TableSchema | None:
         """The schema if its record must be appended now, before the first row that refers to it."""
-        if schema.id in self._appended:
+        if schema.id in self._on_log:
             return None
-        self._appended.add(schema.id)
+        self._on_log[schema.id] = schema
         return schema
 
     def last_schemas(self) -> dict[str, str]:
         """For the position: see `last` of the constructor."""
         return {name: id_.hex() for name, id_ in self._last.items()}
 
-    def _resync(self, table: CatalogTable, before: bytes | None, schema: TableSchema) -> str:
-        """Why rows must be read again: DDL changed them, and the stream has no events for that. Empty when it need not.
+    def seen(self, table: CatalogTable, schema: TableSchema) -> str:
+        """The rows of `table` are of this schema from now on. Says why those on the log must be read again.
 
-        A column dropped leaves the rows as they were, one added without a default too. A column that went while
-        another came may be a rename.
+        DDL may have changed them, and the stream has no events for that; empty when they need not be. A column dropped
+        leaves the rows as they were, one added without a default too. A column that went while another came may be a
+        rename.
         """
+        before = self._last.get(table.full_name)
+        self._last[table.full_name] = schema.id
         old = self._on_log.get(before) if before is not None else None
         if old is None or old.id == schema.id:
             return ""
@@ -158,6 +172,6 @@ class Relations:
         for column in schema.columns:
             if column.name in old.by_name and old.by_name[column.name].type != column.type:
                 return f"column {column.name} is {column.native} now"
-        if added and self._tables.sql().execute(_ADDED_WITH_VALUES, [table.oid, added]).fetchone() is not None:
+        if added and self._tables.rows(_ADDED_WITH_VALUES, [table.oid, added]):
             return f"column {added[0]} was added with a value for the rows that existed"
         return ""

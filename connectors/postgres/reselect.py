@@ -125,7 +125,9 @@ class Reselect:
                 elif item.topic in wanted:
                     header = unpack_header(item.header)
                     schema = schemas.get(header.schema_id)
-                    if schema is not None and item.value is not None and header.after_length:
+                    if schema is None:
+                        latest.clear()  # a row that can't be told may be of any key
+                    elif item.value is not None and header.after_length:
                         after = decode(schema, item.value[header.after_start :][: header.after_length])
                         latest[item.topic, tuple(after.get(name, UNCHANGED) for name in schema.key)] = item
 
@@ -144,7 +146,7 @@ class Reselect:
                 return True
             if error.sqlstate == _LOCKED:
                 return False
-            raise refused(error, table.quoted)
+            raise refused(error, f"GRANT SELECT ON {table.quoted} TO …;" if error.sqlstate == "42501" else "")
         done = True
         for number in range(result.ntuples):
             row = rows[int(result.get_value(number, 0) or 0)]

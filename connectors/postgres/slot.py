@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -37,8 +37,8 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[CatalogTable], manage: bool) -> set[str]:
-    """Make the publication hold exactly `tables`, all operations; returns the names of those that were added.
+def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[CatalogTable], manage: bool) -> None:
+    """Make the publication hold exactly `tables`, all operations.
 
     A publication that a DBA owns (`manage` False) is only checked. Raises PermanentError with the SQL.
     """
@@ -55,7 +55,7 @@ def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[Cat
         if not manage:
             raise PermanentError(f"publication {name} does not exist", hint=create.as_string(connection) + ";")
         _execute(connection, create)
-        return set(wanted)
+        return
     all_tables, complete = row
     if not complete:
         fix = sql.SQL("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')").format(identifier)
@@ -63,7 +63,8 @@ def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[Cat
             f"publication {name} leaves out kinds of changes: stores would drift", hint=fix.as_string(connection) + ";"
         )
     if all_tables:
-        return set()
+        return
+    _refuse_parts(connection, name, wanted)
     present = {
         f"{schema}.{table}"
         for schema, table in connection.execute(
@@ -79,7 +80,27 @@ def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[Cat
         )
     if manage and present != set(wanted):
         _execute(connection, sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(identifier, listed))
-    return added
+
+
+def _refuse_parts(connection: psycopg.Connection[Any], name: str, wanted: Collection[str]) -> None:
+    """A publication of some rows or columns only would show a row leaving its filter as deleted, and a snapshot, which
+    reads whole rows, would bring it back. Raises PermanentError."""
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname, to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs' "
+        "FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = %s",
+        [name],
+    )
+    for schema, table, condition, columns in rows.fetchall():
+        if f"{schema}.{table}" in wanted and (condition or columns):
+            what = "a row filter" if condition else "a list of columns"
+            fix = sql.SQL("ALTER PUBLICATION {0} DROP TABLE {1}; ALTER PUBLICATION {0} ADD TABLE ONLY {1}").format(
+                sql.Identifier(name), sql.Identifier(schema, table)
+            )
+            raise PermanentError(
+                f"publication {name} has {what} for {schema}.{table}, which is not supported",
+                hint=fix.as_string(connection) + ";",
+            )
 
 
 def _only(tables: Sequence[CatalogTable]) -> sql.Composed:

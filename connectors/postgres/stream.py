@@ -91,13 +91,14 @@ class PostgresStream(Stream):
         self._feedback_at = 0.0
         self._feedback = (0, 0)
         self._anchored_at = time.monotonic()
-        self._looked_at = time.monotonic()
+        self._looked_at = float("-inf")
         self._pings: list[float] = []
         # What must come again before anything new.
         self._resuming: Position | None = None
         self._proved = False
         self._nonce_seen = False
-        # The chunk whose rows go to the log now.
+        # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
+        self._run = uuid.uuid4().hex
         self._ready: tuple[Chunk, set[bytes]] | None = None
         self._emitting: tuple[Chunk, set[bytes], int] | None = None
         # The message whose passing means that we are caught up.
@@ -260,6 +261,7 @@ class PostgresStream(Stream):
         if skipped and not self._nonce_seen:
             if skipped < _WHOLE >> 1:
                 raise gap(f"transaction {self._begin.xid} has fewer rows than are on the log from it")
+            self._passed(commit.commit_lsn)
             return
         if self._nonce_seen:
             self._resuming, self._nonce_seen = None, False
@@ -298,6 +300,12 @@ class PostgresStream(Stream):
         self._half_stored = position.open
         return position.open.rows
 
+    def _passed(self, commit_lsn: int) -> None:
+        """A transaction that is on the log came again; after the last of them everything is new."""
+        position = self._resuming
+        if position is not None and self._proved and position.open is None and commit_lsn >= position.commit_lsn:
+            self._resuming = None
+
     def _check_resumed(self, lsn: bytes, ordinal: int) -> None:
         """The last row of a half-stored transaction that was skipped must be the one that was stored last."""
         stored = self._half_stored
@@ -311,7 +319,8 @@ class PostgresStream(Stream):
         )
 
     def _describe(self, relation: pgoutput.Relation) -> None:
-        news = self._relations.update(relation)
+        skipped = bool(self._skip)
+        news = self._relations.update(relation, skipped=skipped, logged=skipped and self._stored.anchor is not None)
         if news is None:
             return
         if news.changed:
@@ -404,10 +413,9 @@ class PostgresStream(Stream):
             self._snapshots.broken(table, why)
 
     def _schedule(self, name: str) -> None:
-        """Read a table (again) from its beginning."""
-        epoch, sequence = self._version >> SEQUENCE_BITS, self._version & (1 << SEQUENCE_BITS) - 1
-        self._plan[name], sequence = self._tables.plan(name, epoch, sequence)
-        self._version = epoch << SEQUENCE_BITS | sequence
+        """Read a table again from its beginning; the number of the sweep that follows is drawn now."""
+        self._plan[name] = TableSnapshot(self._version)
+        self._version += 1
         self._dirty = True
 
     def _emit_chunk(self) -> Sequence[Item]:
@@ -419,6 +427,12 @@ class PostgresStream(Stream):
         self._new_run()
         columns = [(column.name, column.type_oid, column.type_modifier) for column in chunk.table.columns]
         schema = self._relations.schema(chunk.table, columns)
+        resync = self._relations.seen(chunk.table, schema) if not start else ""
+        if resync and self._plan[name].last_key is not None:
+            log.warning("table is read from its beginning: DDL changed its rows", table=name, why=resync)
+            self._schedule(name)
+            self._emitting, self.splittable = None, True
+            return []
         if self._relations.first_use(schema):
             self._items.append(schema)
             self._new_run()
@@ -450,8 +464,10 @@ class PostgresStream(Stream):
         now = time.monotonic()
         if not self._dirty and not (self._moved and now - self._position_at > LOOK_SECONDS):
             return None
-        half = None
-        if self._in_transaction and self._rows and self._resuming is None:
+        half: OpenTransaction | None = None
+        if self._skip and self._resuming is None:
+            half = self._half_stored
+        elif self._in_transaction and self._rows and self._resuming is None:
             lsn = int.from_bytes(self._change_lsn, "big")
             half = OpenTransaction(self._begin.xid, self._begin.final_lsn, self._rows, lsn, self._change_ordinal)
         elif self._resuming is not None:
@@ -473,8 +489,6 @@ class PostgresStream(Stream):
 
     def stored(self) -> None:
         """The position taken last is durable: the server may discard what lies before its anchor."""
-        if self._taken.request != self._stored.request:
-            self._log.put_state("snapshot_request", self._name, None)
         self._stored = self._taken
         self._goal_stored = self._goal_taken
         if self._anchor is not None and self._stored.anchor is not None:
@@ -518,7 +532,7 @@ class PostgresStream(Stream):
         now = time.monotonic()
         if self._resuming is not None or self._snapshots is None or self._ready is not None or not self.splittable:
             return
-        self._snapshots.poll(self._plan, self._tables.captured, self._stored.nonce)
+        self._snapshots.poll(self._plan, self._tables.captured, self._run)
         if now - self._looked_at > LOOK_SECONDS:
             self._looked_at = now
             self._look_for_request()
@@ -533,6 +547,8 @@ class PostgresStream(Stream):
     def _look_for_request(self) -> None:
         request = self._log.states("snapshot_request").get(self._name)
         if request is None or request["id"] == self._request:
+            if request is not None and self._request == self._stored.request:
+                self._log.put_state("snapshot_request", self._name, None)
             return
         for name in request["tables"] or self._tables.captured:
             if name in self._tables.captured:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,9 +13,9 @@ import structlog
 from cdc.errors import GapError, PermanentError
 from cdc.event import SEQUENCE_BITS
 from cdc.log import Log, TopicPartition, topic_name
-from connectors.postgres.catalogue import CatalogTable, captured_tables
+from connectors.postgres.catalogue import CatalogTable, captured_tables, look_up_type
 from connectors.postgres.chunk import MESSAGE_PREFIX
-from connectors.postgres.client import connect, unreachable
+from connectors.postgres.client import connect, refused
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.position import Position, TableIdentity, TableSnapshot
 from connectors.postgres.slot import check_server, gap, publish
@@ -27,11 +27,15 @@ log = structlog.get_logger()
 LOCK_TIMEOUT: Final = "1s"
 """While DDL holds a table the stream goes on talking to the server, and asks again."""
 
-_TYPE = """
-SELECT t.typtype::text, format_type(t.oid, NULL), t.typbasetype::bigint, t.typtypmod, t.typelem::bigint,
-       t.typcategory = 'A' AND t.typelem <> 0 AND t.typsubscript = 'array_subscript_handler'::regproc
-  FROM pg_type t WHERE t.oid = %s
+
+_PUBLISHED = """
+SELECT t.schemaname, t.tablename, coalesce(r.oid, p.oid)::bigint
+  FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
+  LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid
+        AND r.prrelid = (quote_ident(t.schemaname) || '.' || quote_ident(t.tablename))::regclass
+ WHERE p.pubname = %s
 """
+"""Where each table stands in the publication; one of all tables, or of a schema, counts as one place."""
 
 
 class Tables:
@@ -57,7 +61,6 @@ class Tables:
         self.publication = publication
         self.captured: dict[str, CatalogTable] = {}
         """By ``schema.table``."""
-        self._added: set[str] = set()
 
     def sql(self) -> psycopg.Connection[Any]:
         """The connection; a statement on it never waits long for a lock. Raises UnreachableError."""
@@ -76,9 +79,9 @@ class Tables:
             with connect(self._config) as connection:
                 check_server(connection)
                 found = captured_tables(connection, self._config, lambda what, fix: log.warning(what, fix=fix))
-                self._added = publish(connection, self.publication, found, self._config.publication.manage == "tables")
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise unreachable(str(error)) from None
+                publish(connection, self.publication, found, self._config.publication.manage == "tables")
+        except psycopg.Error as error:
+            raise refused(error) from None
         self.captured = {table.full_name: table for table in found}
         self._refuse_shared_topics()
         self._log.create_topics([self.topic(table.schema, table.name) for table in found])
@@ -97,26 +100,22 @@ class Tables:
     def reconcile(self, position: Position) -> Position:
         """The position with the tables that are captured now: new ones get a snapshot, dropped ones are forgotten.
 
-        Raises GapError when a topic was re-created, or its partitions, profile or key columns changed.
+        Raises GapError when a topic was re-created, its partitions, profile or key columns changed, or the table left
+        the publication meanwhile.
         """
         identities = self.identities()
         for name, now in identities.items():
             before = position.tables.get(name)
-            if before is not None and before != now:
+            if before is not None and before != now and position.anchor is not None:
                 raise changed(name, before, now)
-        tables = {name: position.tables.get(name, now) for name, now in identities.items()}
-        snapshots = {name: progress for name, progress in position.snapshots.items() if name in tables}
+        snapshots = {name: progress for name, progress in position.snapshots.items() if name in identities}
         sequence = position.sequence
         # A transaction that began before the table was published may have changed it unseen.
         fence = str(self.current_snapshot())
-        for name in tables:
-            if name in self._added and name in snapshots:
-                snapshots[name] = msgspec.structs.replace(snapshots[name], fence=fence)
-            elif name in position.tables and name in self._added:
-                raise gap(f"table {name} was not in publication {self.publication} for some time")
-            elif name not in position.tables and self._config.snapshot_mode(name) == "initial":
+        for name in identities:
+            if name not in position.tables and self._config.snapshot_mode(name) == "initial":
                 snapshots[name], sequence = self.plan(name, position.epoch, sequence, fence)
-        return msgspec.structs.replace(position, tables=tables, snapshots=snapshots, sequence=sequence)
+        return msgspec.structs.replace(position, tables=identities, snapshots=snapshots, sequence=sequence)
 
     def plan(self, name: str, epoch: int, sequence: int, fence: str | None = None) -> tuple[TableSnapshot, int]:
         """A snapshot of a table that begins now, and the next sequence number.
@@ -134,8 +133,11 @@ class Tables:
     def identities(self) -> dict[str, TableIdentity]:
         """What must not change beneath the captured tables."""
         topics = self._log.topics()
+        published = {f"{schema}.{table}": oid for schema, table, oid in self.rows(_PUBLISHED, [self.publication])}
         return {
-            name: TableIdentity(topics[topic].id, topics[topic].partitions, self.profile, list(table.key))
+            name: TableIdentity(
+                topics[topic].id, topics[topic].partitions, self.profile, list(table.key), published.get(name, 0)
+            )
             for name, table in self.captured.items()
             if (topic := self.topic(table.schema, table.name))
         }
@@ -143,28 +145,27 @@ class Tables:
     def lookup(self, oid: int) -> CatalogType | None:
         """What the catalogue says about a type; None when it is gone. Asked once per type."""
         if oid not in self._types:
-            row = self.sql().execute(_TYPE, [oid]).fetchone()
-            self._types[oid] = None if row is None else _catalog_type(row)
+            try:
+                self._types[oid] = look_up_type(self.sql(), oid)
+            except psycopg.Error as error:
+                raise refused(error) from None
         return self._types[oid]
 
     def current_snapshot(self) -> DatabaseSnapshot:
         """Which transactions are visible now."""
-        row = self._query("SELECT pg_current_snapshot()::text", [])
+        [row] = self.rows("SELECT pg_current_snapshot()::text", [])
         return DatabaseSnapshot.parse(row[0])
 
     def emit(self, content: str) -> None:
         """Write a transactional message of ours into the WAL."""
-        self._query("SELECT pg_logical_emit_message(true, %s, %s)", [MESSAGE_PREFIX, json.dumps({"id": content})])
+        self.rows("SELECT pg_logical_emit_message(true, %s, %s)", [MESSAGE_PREFIX, json.dumps({"id": content})])
 
-    def _query(self, statement: str, parameters: list[object]) -> tuple[Any, ...]:
+    def rows(self, statement: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        """The rows of a query. Raises UnreachableError, PermanentError when the server refuses it."""
         try:
-            row: tuple[Any, ...] | None = self.sql().execute(statement.encode(), parameters).fetchone()
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise PermanentError(f"PostgreSQL: {error.diag.message_primary}") from None
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            raise unreachable(str(error)) from None
-        assert row is not None
-        return row
+            return self.sql().execute(statement.encode(), parameters).fetchall()
+        except psycopg.Error as error:
+            raise refused(error) from None
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""
@@ -180,17 +181,8 @@ def changed(name: str, before: TableIdentity, now: TableIdentity) -> GapError:
         what = f"the topic of {name} has {now.partitions} partitions instead of {before.partitions}: keys moved"
     elif before.profile != now.profile:
         what = f"the value profile changed from {before.profile} to {now.profile}, and with it the record keys"
-    else:
+    elif before.topic_id != now.topic_id:
         what = f"the topic of {name} was deleted and created again"
+    else:
+        what = f"table {name} was not in the publication for some time"
     return gap(what)
-
-
-def _catalog_type(row: tuple[Any, ...]) -> CatalogType:
-    kind, name, base, modifier, element, is_array = row
-    if kind == "e":
-        return CatalogType("enum", name)
-    if kind == "d":
-        return CatalogType("domain", name, base, modifier)
-    if is_array:
-        return CatalogType("array", name, element)
-    return CatalogType("base", name)

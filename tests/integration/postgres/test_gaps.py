@@ -1,0 +1,264 @@
+"""History that is missing or forked is a gap with a name, and a snapshot that is asked for mends it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+
+import pytest
+
+from cdc.errors import GapError
+from cdc.event import epoch_of
+from connectors.postgres import stream
+from connectors.postgres.stream import PostgresStream
+from tests.integration.postgres.conftest import MakeSource
+from tests.integration.postgres.support import Source, assert_dense
+from tests.servers import wait_until
+from tests.servers.postgres import Database, Postgres
+
+pytestmark = pytest.mark.xdist_group("postgres-gaps")
+
+
+def make(database: Database, source: MakeSource, **options: object) -> Source:
+    database.execute("CREATE TABLE item (id int PRIMARY KEY, name text)")
+    database.execute("INSERT INTO item SELECT n, 'row ' || n FROM generate_series(1, 20) n")
+    shop = source(["public.item"], **options)
+    shop.capture()
+    database.execute("UPDATE item SET name = 'updated' WHERE id < 5")
+    shop.capture()
+    return shop
+
+
+def drop_slot(database: Database, shop: Source) -> None:
+    wait_until(
+        lambda: database.execute(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{shop.slot}' AND NOT active")
+    )
+    database.execute(f"SELECT pg_drop_replication_slot('{shop.slot}')")
+
+
+def slot_dropped(database: Database, shop: Source) -> Source:
+    drop_slot(database, shop)
+    return shop
+
+
+def slot_re_created(database: Database, shop: Source) -> Source:
+    drop_slot(database, shop)
+    database.execute("DELETE FROM item WHERE id = 20")
+    database.execute(f"SELECT pg_create_logical_replication_slot('{shop.slot}', 'pgoutput')")
+    return shop
+
+
+def slot_advanced(database: Database, shop: Source) -> Source:
+    database.execute("DELETE FROM item WHERE id = 20")
+    database.execute(f"SELECT pg_replication_slot_advance('{shop.slot}', pg_current_wal_lsn())")
+    return shop
+
+
+def slot_read_by_somebody(database: Database, shop: Source) -> Source:
+    database.execute("DELETE FROM item WHERE id = 20")
+    database.execute(
+        f"SELECT count(*) FROM pg_logical_slot_get_binary_changes('{shop.slot}', NULL, NULL, "
+        f"'proto_version', '1', 'publication_names', '{shop.slot}')"
+    )
+    return shop
+
+
+def publication_without_the_table(database: Database, shop: Source) -> Source:
+    database.execute("CREATE TABLE other (id int PRIMARY KEY)")
+    database.execute(f"ALTER PUBLICATION {shop.slot} SET TABLE other")
+    database.execute("DELETE FROM item WHERE id = 20")
+    return shop
+
+
+def publication_re_created(database: Database, shop: Source) -> Source:
+    database.execute(f"DROP PUBLICATION {shop.slot}; DELETE FROM item WHERE id = 20")
+    database.execute(f"CREATE PUBLICATION {shop.slot} FOR TABLE item")
+    return shop
+
+
+def topic_re_created(database: Database, shop: Source) -> Source:
+    with sqlite3.connect(shop.folder / "log" / "test" / "groups.db") as groups:
+        groups.execute("UPDATE topics SET id = 'another'")
+    groups.close()
+    return shop
+
+
+def profile_changed(database: Database, shop: Source) -> Source:
+    return shop.changed(profile="debezium")
+
+
+def partitions_changed(database: Database, shop: Source) -> Source:
+    with sqlite3.connect(shop.folder / "log" / "test" / "groups.db") as groups:
+        groups.execute("UPDATE topics SET partitions = partitions + 1")
+    groups.close()
+    return shop
+
+
+def key_changed(database: Database, shop: Source) -> Source:
+    database.execute("UPDATE item SET name = id")
+    shop.capture()
+    database.execute("ALTER TABLE item DROP CONSTRAINT item_pkey, ADD PRIMARY KEY (name)")
+    return shop
+
+
+GAPS: dict[Callable[[Database, Source], Source], str] = {
+    slot_dropped: "slot .* is gone",
+    slot_re_created: "beyond our position|does not send transaction",
+    slot_advanced: "beyond our position",
+    slot_read_by_somebody: "beyond our position",
+    publication_without_the_table: "was not in the publication",
+    publication_re_created: "was not in the publication",
+    topic_re_created: "topic of public.item was deleted and created again",
+    profile_changed: "profile changed from readable to debezium",
+    partitions_changed: "has 4 partitions instead of 3",
+    key_changed: r"key of public.item changed from \(id\) to \(name\)",
+}
+
+
+@pytest.mark.parametrize("happens", GAPS)
+def test_a_gap_is_named_and_mended(
+    database: Database, source: MakeSource, happens: Callable[[Database, Source], Source]
+) -> None:
+    shop = happens(database, make(database, source))
+    before = shop.position
+    for _ in range(2):
+        with pytest.raises(GapError, match=f"(?s)(?:{GAPS[happens]}).*`cdc snapshot`"):
+            shop.capture()
+    assert shop.position == before, "a gap changes nothing"
+    if happens in (topic_re_created, partitions_changed):
+        return  # the embedded log does not lose its topics; mending is tried where they are really made anew
+    mend(database, shop)
+
+
+def mend(database: Database, shop: Source) -> None:
+    """A snapshot that is asked for reads everything again in a new epoch; ghosts go."""
+    epoch = shop.position.epoch
+    database.execute("DELETE FROM item WHERE id = 19")
+    shop.request_snapshot()
+    shop.capture()
+    assert shop.position.epoch > epoch
+    assert shop.log.states("snapshot_request") == {}
+    database.execute("UPDATE item SET name = 'x' || id WHERE id IN (3, 7)")
+    shop.capture()
+    records = shop.records("public.item")
+    [sweep] = {r.version for r in records if r.operation == "s"}
+    assert epoch_of(sweep) == shop.position.epoch
+    last_epoch = [r for r in records if epoch_of(r.version) == shop.position.epoch]
+    assert_dense(last_epoch)
+    shop.assert_equal("public.item")
+
+
+def test_a_slot_that_was_invalidated(own_postgres: Postgres, source18: MakeSource) -> None:
+    own_postgres.settings |= {"max_slot_wal_keep_size": "1MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
+    own_postgres.start()
+    database = Database(own_postgres, "postgres")
+    shop = make(database, lambda tables, **options: source18(tables, **options).changed(dsn=database.dsn))
+    database.execute("CREATE TABLE filler (content text)")
+
+    def lost() -> bool:
+        database.execute("INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+        database.execute("SELECT pg_switch_wal()")
+        database.execute("CHECKPOINT")
+        return database.execute("SELECT wal_status FROM pg_replication_slots") == [("lost",)]
+
+    wait_until(lost, what="the invalidation of the slot")
+    with pytest.raises(GapError, match=r"(?s)invalidated.*`cdc snapshot`"):
+        shop.capture()
+    mend(database, shop)
+
+
+def copy_of(server: Postgres) -> object:
+    """The files of a stopped server."""
+    kept = server.folder / "copy"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(server.cluster, kept, symlinks=True)
+    return kept
+
+
+def restore(server: Postgres) -> None:
+    shutil.rmtree(server.cluster)
+    (server.folder / "copy").rename(server.cluster)
+    stat = server.folder.stat()
+    for path in [server.cluster, *server.cluster.rglob("*")]:
+        shutil.chown(path, stat.st_uid, stat.st_gid)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_a_database_restored_from_an_older_copy(
+    own_postgres: Postgres, source18: MakeSource, monkeypatch: pytest.MonkeyPatch, overtaken: bool, naive: bool
+) -> None:
+    """By its LSN, and by the anchor once the restored server has written past our position."""
+    own_postgres.start()
+    database = Database(own_postgres, "postgres")
+    shop = make(database, lambda tables, **options: source18(tables, **options).changed(dsn=database.dsn))
+    own_postgres.stop()
+    copy_of(own_postgres)
+    own_postgres.start()
+    database.execute("UPDATE item SET name = 'lost by the restore'")
+    shop.capture()
+    own_postgres.stop()
+    restore(own_postgres)
+    own_postgres.start()
+    if overtaken:
+        target = shop.position.commit_lsn
+
+        def past() -> bool:
+            database.execute("INSERT INTO item SELECT max(id) + 1, 'after the restore' FROM item")
+            database.execute("SELECT pg_switch_wal()")
+            return bool(database.execute(f"SELECT pg_current_wal_lsn() - '0/0' > {target + (1 << 20)}")[0][0])
+
+        wait_until(past, what="the restored server to pass our position")
+    if naive:
+        monkeypatch.setattr(stream, "check_continuity", lambda *_: None)
+        monkeypatch.setattr(PostgresStream, "_rows_to_skip", _trusting)
+        monkeypatch.setattr(PostgresStream, "_server_keepalive", _answering)
+        shop.capture()
+        assert shop.differs("public.item"), "rows that the restore undid are still on the log"
+        return
+    reason = "does not send transaction" if overtaken else "WAL ends at .* before our position"
+    with pytest.raises(GapError, match=f"(?s){reason}.*`cdc snapshot`"):
+        shop.capture()
+    mend(database, shop)
+
+
+def _trusting(self: PostgresStream, begin: object) -> int:
+    """Resume wherever the server goes on."""
+    self._resuming = None
+    return 0
+
+
+def _answering(self: PostgresStream, frame: bytes) -> None:
+    self._resuming = None
+    self._send_feedback(0.0)
+
+
+def test_another_server(own_postgres: Postgres, database18: Database, source18: MakeSource) -> None:
+    shop = make(database18, source18)
+    own_postgres.start()
+    other = Database(own_postgres, "postgres")
+    other.execute("CREATE TABLE item (id int PRIMARY KEY, name text); INSERT INTO item VALUES (7, 'other')")
+    other.execute(f"SELECT pg_create_logical_replication_slot('{shop.slot}', 'pgoutput')")
+    moved = shop.changed(dsn=other.dsn)
+    with pytest.raises(GapError, match=r"(?s)another server: system identifier.*`cdc snapshot`"):
+        moved.capture()
+    mend(other, moved)
+
+
+def test_another_timeline(own_postgres: Postgres, source18: MakeSource) -> None:
+    own_postgres.start()
+    database = Database(own_postgres, "postgres")
+    shop = make(database, lambda tables, **options: source18(tables, **options).changed(dsn=database.dsn))
+    own_postgres.stop()
+    # A copy that is promoted, as after a failover.
+    signal = own_postgres.cluster / "recovery.signal"
+    signal.touch()
+    stat = own_postgres.cluster.stat()
+    shutil.chown(signal, stat.st_uid, stat.st_gid)
+    own_postgres.settings |= {"restore_command": "false"}
+    own_postgres.start()
+    wait_until(lambda: own_postgres.execute("SELECT pg_is_in_recovery()") == [(False,)], what="the promotion")
+    with pytest.raises(GapError, match=r"(?s)timeline.*`cdc snapshot`"):
+        shop.capture()
+    mend(database, shop)

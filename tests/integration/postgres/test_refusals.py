@@ -1,0 +1,192 @@
+"""What capture refuses, with the SQL that mends it, and what it leaves out."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from cdc.connector import Severity
+from cdc.errors import PermanentError, UnreachableError
+from tests.integration.postgres.conftest import MakeSource
+from tests.servers.postgres import Database, Postgres
+
+pytestmark = pytest.mark.xdist_group("postgres-refusals")
+
+REFUSED = {
+    "no key": ("CREATE TABLE bad (id int)", "ALTER TABLE .* ADD PRIMARY KEY"),
+    "deferrable key": ("CREATE TABLE bad (id int PRIMARY KEY DEFERRABLE)", "DROP CONSTRAINT .* PRIMARY KEY"),
+    "identity nothing": (
+        "CREATE TABLE bad (id int PRIMARY KEY); ALTER TABLE bad REPLICA IDENTITY NOTHING",
+        "REPLICA IDENTITY DEFAULT",
+    ),
+    "identity full without a key": ("CREATE TABLE bad (id int); ALTER TABLE bad REPLICA IDENTITY FULL", "PRIMARY KEY"),
+    "key of nullable columns": ("CREATE TABLE bad (id int UNIQUE)", "NOT NULL"),
+    "partial index": (
+        "CREATE TABLE bad (id int NOT NULL); CREATE UNIQUE INDEX ON bad (id) WHERE id > 0",
+        "ADD PRIMARY KEY",
+    ),
+    "unlogged": ("CREATE UNLOGGED TABLE bad (id int PRIMARY KEY)", "SET LOGGED"),
+    "view": ("CREATE VIEW bad AS SELECT 1 AS id", "capture the tables beneath"),
+    "partitioned": ("CREATE TABLE bad (id int PRIMARY KEY) PARTITION BY RANGE (id)", "unpartitioned"),
+    "json key": ("CREATE TABLE bad (id jsonb PRIMARY KEY)", "key"),
+    "array key": ("CREATE TABLE bad (id int[] PRIMARY KEY)", "key"),
+    "interval key": ("CREATE TABLE bad (id interval PRIMARY KEY)", "key"),
+    "missing": ("SELECT 1", "does not exist"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_table_named_literally_stops_the_source(database18: Database, source18: MakeSource, why: str) -> None:
+    database18.execute("CREATE TABLE good (id int PRIMARY KEY)")
+    database18.execute(REFUSED[why][0])
+    shop = source18(["public.good", "public.bad"])
+    with pytest.raises(PermanentError, match=rf"(?s)public\.bad.*{REFUSED[why][1]}"):
+        shop.capture()
+    assert database18.execute("SELECT 1 FROM pg_publication") == [], "nothing was published"
+    findings = [f for f in shop.connector.preflight() if f.severity is Severity.ERROR]
+    assert any("public.bad" in finding.message for finding in findings)
+
+
+@pytest.mark.parametrize("why", [why for why in REFUSED if why != "missing"])
+def test_a_table_that_a_glob_matches_is_left_out(
+    database18: Database, source18: MakeSource, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    database18.execute("CREATE TABLE good (id int PRIMARY KEY)")
+    database18.execute(REFUSED[why][0])
+    shop = source18(["public.*"])
+    shop.capture()
+    if why not in ("view",):
+        assert "public.bad is left out" in capfd.readouterr().out
+    if why not in ("view", "partitioned", "json key", "array key", "interval key"):
+        database18.execute("INSERT INTO bad VALUES (1); UPDATE bad SET id = 2; DELETE FROM bad")
+    database18.execute("INSERT INTO good VALUES (1)")
+    shop.capture()
+    assert [r.topic for r in shop.events()] == ["test.public.good"]
+
+
+def test_no_table_left(database18: Database, source18: MakeSource) -> None:
+    with pytest.raises(PermanentError, match="no table of this database"):
+        source18(["public.*"]).capture()
+
+
+def test_wal_level_replica(own_postgres: Postgres, source18: MakeSource) -> None:
+    own_postgres.settings["wal_level"] = "replica"
+    own_postgres.start()
+    own_postgres.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    shop = source18(["public.item"]).changed(dsn=own_postgres.dsn)
+    with pytest.raises(PermanentError, match=r"(?s)wal_level.*ALTER SYSTEM SET wal_level = 'logical'"):
+        shop.capture()
+    assert any("wal_level" in f.message for f in shop.connector.preflight() if f.severity is Severity.ERROR)
+
+
+@pytest.fixture
+def role(database18: Database) -> str:
+    """A role that may replicate and nothing else."""
+    name = f"{database18.name}_role"
+    database18.execute(f"CREATE ROLE {name} LOGIN REPLICATION")
+    return name
+
+
+def as_role(database: Database, role: str) -> str:
+    return make_conninfo(database.dsn, user=role)
+
+
+def test_a_role_that_owns_nothing_uses_a_dbas_publication(
+    database18: Database, source18: MakeSource, role: str
+) -> None:
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
+    database18.execute(f"GRANT USAGE ON SCHEMA public TO {role}; INSERT INTO item VALUES (1)")
+    shop = source18(["public.item"]).changed(dsn=as_role(database18, role))
+    with pytest.raises(PermanentError, match=r"(?s)superuser.*CREATE PUBLICATION"):
+        shop.capture()
+    database18.execute("CREATE PUBLICATION dba FOR TABLE item, other")
+    shop = shop.changed(publication={"name": "dba", "manage": "none"})
+    with pytest.raises(PermanentError, match=r"(?s)permission denied.*GRANT SELECT ON"):
+        shop.capture()
+    assert any("GRANT SELECT" in f.fix for f in shop.connector.preflight())
+    database18.execute(f"GRANT SELECT ON item TO {role}")
+    shop.capture()
+    database18.execute("INSERT INTO other VALUES (2); INSERT INTO item VALUES (2)")
+    shop.capture()
+    assert [(r.topic, r.operation) for r in shop.events()] == [("test.public.item", "r"), ("test.public.item", "c")]
+
+
+def test_a_role_that_may_not_replicate(database18: Database, source18: MakeSource, role: str) -> None:
+    database18.execute(f"ALTER ROLE {role} NOREPLICATION; CREATE TABLE item (id int PRIMARY KEY)")
+    database18.execute(f"ALTER TABLE item OWNER TO {role}; GRANT CREATE ON DATABASE {database18.name} TO {role}")
+    shop = source18(["public.item"]).changed(dsn=as_role(database18, role))
+    assert any("REPLICATION" in f.fix for f in shop.connector.preflight())
+    with pytest.raises((UnreachableError, PermanentError), match=r"(?i)replication"):
+        shop.capture()
+    database18.execute(f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}")
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("SELECT 1", "does not exist.*CREATE PUBLICATION"),
+        ("CREATE PUBLICATION dba FOR TABLE other", "lacks public.item.*ADD TABLE"),
+        ("CREATE PUBLICATION dba FOR TABLE item WITH (publish = 'insert, update, delete')", "publish = .*truncate"),
+        ("CREATE PUBLICATION dba FOR TABLE item WHERE (id > 1)", "row filter.*DROP TABLE"),
+        ("CREATE PUBLICATION dba FOR TABLE item (id)", "list of columns"),
+    ],
+)
+def test_a_dbas_publication_that_does_not_do(database18: Database, source18: MakeSource, made: str, says: str) -> None:
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY)")
+    database18.execute(made)
+    shop = source18(["public.item"], publication={"name": "dba", "manage": "none"})
+    with pytest.raises(PermanentError, match=f"(?s){says}"):
+        shop.capture()
+
+
+def test_all_tables_publication(database18: Database, source18: MakeSource) -> None:
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY); CREATE PUBLICATION dba FOR ALL TABLES")
+    shop = source18(["public.item"], publication={"name": "dba", "manage": "none"})
+    shop.capture()
+    database18.execute("CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1), (2)")
+    database18.execute("INSERT INTO item VALUES (1)")
+    shop.capture()
+    assert [r.record.key for r in shop.events()] == [b'{"id":1}']
+
+
+@pytest.mark.parametrize("stranger", ["plugin", "database", "physical"])
+def test_a_slot_name_that_somebody_else_uses(database18: Database, source18: MakeSource, stranger: str) -> None:
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    name = f"{database18.name}_slot"
+    shop = source18(["public.item"], slot={"name": name})
+    where = database18.server if stranger == "database" else database18
+    plugin = "pgoutput" if stranger == "database" else "test_decoding"
+    try:
+        if stranger == "physical":
+            where.execute(f"SELECT pg_create_physical_replication_slot('{name}')")
+        else:
+            where.execute(f"SELECT pg_create_logical_replication_slot('{name}', '{plugin}')")
+    except psycopg.Error as error:
+        pytest.skip(f"the server has no {plugin}: {error}")
+    try:
+        with pytest.raises(PermanentError, match=r"(?s)slot .* needed is pgoutput.*slot\.name"):
+            shop.capture()
+        assert any("slot.name" in f.fix for f in shop.connector.preflight() if f.severity is Severity.ERROR)
+    finally:
+        where.execute(f"SELECT pg_drop_replication_slot('{name}')")
+
+
+def test_leftovers_and_cleanup(database18: Database, source18: MakeSource) -> None:
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    shop = source18(["public.item"])
+    assert shop.connector.leftovers() == []
+    shop.capture()
+    assert [sentence.split(" (")[0] for sentence in shop.connector.leftovers()] == [
+        f"replication slot {shop.slot}",
+        f"publication {shop.slot}",
+    ]
+    assert shop.slot in shop.connector.farewell()
+    with shop.running() as running:
+        running.catch_up()
+        with pytest.raises(UnreachableError, match="active"):
+            shop.connector.cleanup()
+    shop.connector.cleanup()
+    shop.connector.cleanup()
+    assert shop.connector.leftovers() == []
+    assert database18.execute(f"SELECT 1 FROM pg_replication_slots WHERE database = '{database18.name}'") == []
