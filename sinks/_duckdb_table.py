@@ -40,10 +40,11 @@ class Table:
 
 
 class Tables:
-    """The tables of one schema of the file, within one transaction."""
+    """The tables of one schema of the file, as they are in a transaction. They are read once: nobody else writes the
+    file while a sink's generation lasts. After a transaction that failed, what was read is to be forgotten.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, schema: str, template: str, where: str) -> None:
-        self._connection = connection
         self._schema = schema
         self._template = template
         self._where = where
@@ -53,74 +54,85 @@ class Tables:
             [schema],
         ).fetchall()
         self._owners: dict[str, tuple[str, str | None]] = {name.casefold(): (name, comment) for name, comment in found}
+        self._names = {comment: name for name, comment in found if comment}
+        self._tables: dict[str, Table] = {}
+        self._prepared: set[bytes] = set()
 
-    def of_topic(self, topic: str) -> Table | None:
+    def of_topic(self, connection: duckdb.DuckDBPyConnection, topic: str) -> Table | None:
         """The table with the rows of `topic`, None if there is none yet."""
-        name = self._named(topic)
-        return None if name is None else self._read(name)
+        name = self._names.get(_comment(topic))
+        if name is None:
+            return None
+        if name not in self._tables:
+            columns = connection.execute(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
+                "AND lower(schema_name) = lower(?) AND table_name = ? ORDER BY column_index",
+                [self._schema, name],
+            ).fetchall()
+            own = {column: kind for column, kind in columns if column not in OWN_COLUMNS}
+            self._tables[name] = Table(self._sql(name), own)
+        return self._tables[name]
 
-    def prepare(self, schema: TableSchema) -> None:
+    def prepare(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema) -> None:
         """Make the table for rows of `schema`, or change it as these need it.
 
         Raises PermanentError when another owner has the table, or a column cannot take the values.
         """
+        if schema.id in self._prepared:
+            return
         name = self._template.format(schema=schema.schema, table=schema.table)
-        current = self._named(schema.topic)
-        if current is None:
-            self._create(name, schema)
-        elif current != name:
+        current = self._names.get(_comment(schema.topic))
+        if current not in (None, name):
             raise PermanentError(
                 f"{self._where}: the rows of {schema.topic} are in table {current}, and are to go to {name} now",
-                hint=f"ALTER TABLE {self._sql(current)} RENAME TO {quoted(name)}",
+                hint=f"ALTER TABLE {self._sql(str(current))} RENAME TO {quoted(name)}",
             )
-        else:
-            self._change(name, schema)
-
-    def _named(self, topic: str) -> str | None:
-        return next((name for name, comment in self._owners.values() if comment == _comment(topic)), None)
+        table = self.of_topic(connection, schema.topic)
+        statements = self._creation(name, schema) if table is None else self._changes(name, table, schema)
+        for statement in statements:
+            connection.execute(statement)
+        if statements:
+            self._tables.pop(name, None)
+        self._prepared.add(schema.id)
 
     def _sql(self, name: str) -> str:
         return f"{quoted(self._schema)}.{quoted(name)}"
 
-    def _read(self, name: str) -> Table:
-        columns = self._connection.execute(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
-            "AND lower(schema_name) = lower(?) AND table_name = ? ORDER BY column_index",
-            [self._schema, name],
-        ).fetchall()
-        return Table(self._sql(name), {column: held for column, held in columns if column not in OWN_COLUMNS})
-
-    def _create(self, name: str, schema: TableSchema) -> None:
+    def _creation(self, name: str, schema: TableSchema) -> list[str]:
         if (owned := self._owners.get(name.casefold())) is not None:
             raise PermanentError(
                 f"{self._where}: table {owned[0]} exists and is not for {schema.topic}: {owned[1] or 'made by others'}",
                 hint="give each table of the source one of its own, for example table: '{schema}_{table}'",
             )
+        comment = _comment(schema.topic)
+        self._owners[name.casefold()] = (name, comment)
+        self._names[comment] = name
         names = stored_names(schema, Table(name, {}))
         columns = [f"{quoted(names[column.name])} {column_type(column.type)}" for column in schema.columns]
         columns += [f"{column} {kind} NOT NULL" for column, kind in OWN_COLUMNS.items()]
-        self._connection.execute(f"CREATE TABLE {self._sql(name)} ({', '.join(columns)})")
-        self._connection.execute(f"COMMENT ON TABLE {self._sql(name)} IS {text(_comment(schema.topic))}")
-        self._owners[name.casefold()] = (name, _comment(schema.topic))
+        return [
+            f"CREATE TABLE {self._sql(name)} ({', '.join(columns)})",
+            f"COMMENT ON TABLE {self._sql(name)} IS {text(comment)}",
+        ]
 
-    def _change(self, name: str, schema: TableSchema) -> None:
-        table = self._read(name)
+    def _changes(self, name: str, table: Table, schema: TableSchema) -> list[str]:
         names = stored_names(schema, table)
-        alter = f"ALTER TABLE {table.sql}"
+        statements = []
         for column in schema.columns:
             stored, wanted = names[column.name], column_type(column.type)
             held = table.columns.get(stored)
             if held is None:
-                self._connection.execute(f"{alter} ADD COLUMN {quoted(stored)} {wanted}")
+                statements.append(f"ALTER TABLE {table.sql} ADD COLUMN {quoted(stored)} {wanted}")
             elif not holds(held, wanted):
-                statement = f"{alter} ALTER COLUMN {quoted(stored)} TYPE {wanted}"
+                statement = f"ALTER TABLE {table.sql} ALTER COLUMN {quoted(stored)} TYPE {wanted}"
                 if not holds(wanted, held):
                     raise PermanentError(
                         f"{self._where}: column {stored} of table {name} is {held} and cannot take what is now "
                         f"{column.native} in the database ({wanted} here)",
                         hint=f"convert it, then start the sink again: {statement}",
                     )
-                self._connection.execute(statement)
+                statements.append(statement)
+        return statements
 
 
 def stored_names(schema: TableSchema, table: Table) -> dict[str, str]:

@@ -73,9 +73,7 @@ def document(topic: str, partition: int, term: str, version: int) -> tantivy.Doc
 
 def add_row(made: tantivy.Document, after: bytes) -> None:
     """Make `made` the document of a row. Raises ValueError when `after` is no JSON object."""
-    for value in _columns(after).values():
-        if isinstance(value, str):
-            made.add_text("_text", value)
+    made.add_text("_text", "\n".join([value for value in _columns(after).values() if isinstance(value, str)]))
     made.add_json("row", after.decode())
     made.add_bytes("_row", after)
     made.add_boolean("_deleted", False)

@@ -104,6 +104,7 @@ class DuckDBSink(Sink):
         self._schema = quoted(config.schema_)
         self._generation = 0
         self._purge_at = 0.0
+        self._tables: Tables | None = None
 
     def check(self) -> list[Finding]:
         """Whether the file is there or can be made, and is one of DuckDB's."""
@@ -123,13 +124,14 @@ class DuckDBSink(Sink):
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
             connection.execute(f"USE {self._schema}")
             connection.execute(_TABLES)
-            owner, generation = connection.execute(f"SELECT topic_id, generation {_CLAIM}").fetchone() or (None, 0)
-            if owner not in (None, self._owner):
+            claims = connection.execute(f"SELECT topic_id, generation {_CLAIM}").fetchall()
+            owner, generation = claims[0] if claims else (self._owner, 0)
+            if owner != self._owner:
                 raise PermanentError(
                     f"{self._where}: schema {self._config.schema_} belongs to {owner} (pipeline:sink)",
                     hint="give this sink a schema of its own, for example schema: replica",
                 )
-            self._generation = generation + 1
+            self._generation, self._tables = generation + 1, None
             connection.execute(
                 "INSERT OR REPLACE INTO _cdc_offsets (topic, partition, topic_id, next_offset, generation) "
                 "VALUES ('', -1, ?, 0, ?)",
@@ -160,39 +162,41 @@ class DuckDBSink(Sink):
 
     def _apply(self, batches: Sequence[Batch], topic_ids: Mapping[str, str], *, checked: bool) -> list[Rejected]:
         rejected: list[Rejected] = []
+        tables, self._tables = self._tables, None  # to be forgotten, should anything go wrong
         with self._transaction() as connection:
             self._fence(connection)
+            tables = tables or Tables(connection, self._config.schema_, self._config.table, self._where)
             steps = [(together, gathered(together, checked=checked)) for together in rounds(batches)]
-            tables = Tables(connection, self._config.schema_, self._config.table, self._where)
             # DuckDB changes a table only as long as the transaction has not changed its rows.
             for _, gathering in steps:
                 for group in gathering.upserts:
-                    tables.prepare(group.schema)
+                    tables.prepare(connection, group.schema)
             for together, gathering in steps:
                 for batch in together:
                     if batch.floor:
-                        _sweep(connection, tables.of_topic(batch.topic), batch)
+                        _sweep(connection, tables.of_topic(connection, batch.topic), batch)
                 for deletes in gathering.deletes:
-                    deletes.apply(connection, tables.of_topic(deletes.topic))
+                    deletes.apply(connection, tables.of_topic(connection, deletes.topic))
                 for group in gathering.upserts:
-                    table = tables.of_topic(group.schema.topic)
+                    table = tables.of_topic(connection, group.schema.topic)
                     assert table is not None, "it has been prepared"
                     rejected += group.apply(connection, table)
             faults.reach("sink.between_rows_and_offsets")
             _store_offsets(connection, batches, topic_ids, self._generation)
             self._purge(connection)
+        self._tables = tables
         return rejected
 
     def _fence(self, connection: duckdb.DuckDBPyConnection) -> None:
         try:
             connection.execute(f"USE {self._schema}")
-            current = connection.execute(f"SELECT generation {_CLAIM}").fetchone()
+            claims = connection.execute(f"SELECT generation {_CLAIM}").fetchall()
         except duckdb.CatalogException as error:
             raise GapError(
                 f"{self._where} no longer holds what was written: it was deleted or replaced",
                 hint="start the sink again: it reads the log from its beginning",
             ) from error
-        if current != (self._generation,):
+        if claims != [(self._generation,)]:
             raise FencedError(f"{self._where}: another process of this sink took over")
 
     def _purge(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -260,11 +264,12 @@ def _store_offsets(
     connection: duckdb.DuckDBPyConnection, batches: Sequence[Batch], topic_ids: Mapping[str, str], generation: int
 ) -> None:
     offsets = {(b.topic, b.partition): (topic_ids[b.topic], b.next_offset, generation) for b in batches}
-    connection.executemany(
-        "INSERT INTO _cdc_offsets (topic, partition, topic_id, next_offset, generation) VALUES (?, ?, ?, ?, ?) "
+    connection.execute(
+        "INSERT INTO _cdc_offsets (topic, partition, topic_id, next_offset, generation) "
+        f"VALUES {', '.join(['(?, ?, ?, ?, ?)'] * len(offsets))} "
         "ON CONFLICT DO UPDATE SET topic_id = excluded.topic_id, next_offset = excluded.next_offset, "
         "generation = excluded.generation",
-        [(*place, *stored) for place, stored in offsets.items()],
+        [value for place, stored in offsets.items() for value in (*place, *stored)],
     )
 
 

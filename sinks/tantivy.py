@@ -154,18 +154,17 @@ class TantivySink(Sink):
         assert self._index is not None
         assert self._writer is not None
         rejected: list[Rejected] = []
-        taken: list[tuple[Batch, Row, str]] = []
+        taken: list[tuple[Batch, int, Row, str]] = []
         for batch in batches:
-            self._sweep(batch)
+            floor = self._sweep(batch)
             for row in batch.rows:
                 try:
-                    taken.append((batch, row, documents.term(batch.topic, row.key)))
+                    taken.append((batch, floor, row, documents.term(batch.topic, row.key)))
                 except ValueError as error:
                     rejected.append(_rejected(batch, row, str(error)))
         searcher = self._index.searcher()
-        held = documents.held(searcher, [term for _, _, term in taken])
-        for batch, row, term in taken:
-            floor = self._partition(batch).floor
+        held = documents.held(searcher, [term for *_, term in taken])
+        for batch, floor, row, term in taken:
             found = held.get(term)
             if not lands(row.version, found.version if found else -1, floor):
                 continue
@@ -186,12 +185,14 @@ class TantivySink(Sink):
         self._purge()
         return rejected
 
-    def _sweep(self, batch: Batch) -> None:
+    def _sweep(self, batch: Batch) -> int:
+        """Raise the partition's floor if the batch does, and delete what lies below; returns the floor."""
         assert self._writer is not None
         kept = self._partition(batch)
         if batch.floor > kept.floor:
             kept.floor = batch.floor
             self._writer.delete_documents_by_query(documents.older(batch.topic, batch.partition, batch.floor))
+        return kept.floor
 
     def _partition(self, batch: Batch) -> _Partition:
         place = TopicPartition(batch.topic, batch.partition)

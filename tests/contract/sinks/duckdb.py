@@ -33,7 +33,7 @@ class DuckDBStore(Store):
 
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
         with duckdb.connect(str(self._path)) as connection:
-            held = Tables(connection, "main", "{table}", "").of_topic(schema.topic)
+            held = Tables(connection, "main", "{table}", "").of_topic(connection, schema.topic)
             if held is None:
                 return {}
             names = stored_names(schema, held)
