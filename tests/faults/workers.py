@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+
+import psutil
+import pytest
 
 from tests.servers import wait_until
 
@@ -17,12 +19,13 @@ FAILPOINT = "CDC_FAILPOINT"
 class Worker:
     """``python -m cdc.role FILE ROLE``, the process that ``cdc run`` starts for each source and sink."""
 
-    def __init__(self, file: Path, role: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, file: Path, role: str, *, name: str = "", mutations: str = "") -> None:
+        """`name` tells two workers of one role apart; `mutations` are names in :mod:`tests.faults.mutant`."""
         self.file = file
         self.role = role
-        self._environment = dict(environment or {})
+        self._command = [sys.executable, "-m", *(["tests.faults.mutant", mutations] if mutations else ["cdc.role"])]
         self._process: subprocess.Popen[bytes] | None = None
-        self._output = file.parent / f"{role.replace('/', '-')}.log"
+        self._output = file.parent / f"{role.replace('/', '-')}{name}.log"
         self._failpoint = ""
 
     def start(self, failpoint: str = "") -> None:
@@ -31,11 +34,11 @@ class Worker:
         self.close()
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cdc.role", str(self.file), self.role],
+                [*self._command, str(self.file), self.role],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **self._environment, FAILPOINT: failpoint},
+                env={**os.environ, FAILPOINT: failpoint},
             )
 
     @property
@@ -57,23 +60,30 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
-    def freeze(self) -> None:
-        """SIGSTOP: a process that will wake up much later."""
+    def frozen(self) -> bool:
+        """Whether it is stopped, at a fault point armed with ``stop``."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+
+    def exit_code(self) -> int | None:
+        """How it ended, None while it lives."""
+        return None if self._process is None else self._process.poll()
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """A process wakes up much later, and goes on with what it was about to do."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def catch_up(self, seconds: float = 120) -> None:
+    def catch_up(self, seconds: float = 60) -> None:
         """Let it end when it has caught up; its exit code must be 0."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(b"until caught up\n")
         self._process.stdin.flush()
-        wait_until(lambda: not self.running(), seconds=seconds, what=f"{self.role}, which is to catch up,")
+        try:
+            wait_until(lambda: not self.running(), seconds=seconds, what=f"{self.role}, which is to catch up,")
+        except pytest.fail.Exception:
+            pytest.fail(f"{self.role} did not catch up; it said:\n{self.output()[-3000:]}")
         assert self._process.returncode == 0, self.output()[-3000:]
 
     def output(self) -> str:
