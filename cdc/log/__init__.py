@@ -119,6 +119,7 @@ class LogWriter(ABC):
     @abstractmethod
     def commit(self, position: bytes, timeout: float) -> bool:
         """Make the open append and `position` durable and readable, all or nothing (an append may be position only).
+        Readers, and `Log.positions` and `Log.schemas`, may see it some milliseconds after the return.
 
         False: not done yet, call again with the same position. After True it survives kill -9 and power loss as far
         as the log promises that. Raises TransientError when the outcome is unknown or the append was lost: `fence` of

@@ -40,7 +40,7 @@ def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[
                 at = max(at, message.offset() + (error is None))
             if time.monotonic() > deadline:
                 raise TransientError(
-                    f"Kafka: {topic} could not be read to its end within {STUCK_SECONDS:.0f} s",
+                    f"Kafka: {topic} stayed at offset {at} of {end} for {STUCK_SECONDS:.0f} s",
                     hint="a transaction is open there, or brokers are slow; it is tried again",
                 )
     finally:

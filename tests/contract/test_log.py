@@ -25,7 +25,7 @@ def test_a_commit_makes_records_and_position_readable_together(log: Log, place: 
     append(writer, [place.record(n) for n in range(100)])
     assert log.positions() == {}
     commit(writer, b"p1")
-    assert log.positions() == {"shop": b"p1"}
+    wait_until(lambda: log.positions() == {"shop": b"p1"}, seconds=10)
     assert len(keys(read_all(log))) == 100
     commit(writer, b"p2")
     writer.close()
@@ -82,7 +82,7 @@ def test_a_fenced_writer_changes_nothing_any_more(log: Log, place: Place) -> Non
     append(new, [place.record(3)])
     commit(new, b"new")
     assert keys(read_all(log)) == [b'{"id":1}', b'{"id":3}']
-    assert log.positions() == {"shop": b"new"}
+    wait_until(lambda: log.positions() == {"shop": b"new"}, seconds=10)
 
 
 def test_a_fenced_writer_that_was_idle_is_refused_at_its_next_append(log: Log, place: Place) -> None:
@@ -108,7 +108,7 @@ def test_a_writer_of_another_source_is_not_fenced(log: Log, place: Place) -> Non
     append(second, [place.record(2, topic=other)])
     commit(second, b"b")
     commit(first, b"a")
-    assert log.positions() == {"first": b"a", "second": b"b"}
+    wait_until(lambda: log.positions() == {"first": b"a", "second": b"b"}, seconds=10)
 
 
 def test_a_writer_closed_without_commit_leaves_nothing(log: Log, place: Place) -> None:
@@ -170,7 +170,7 @@ def test_null_and_empty_values_and_headers_come_back_as_they_went(log: Log, plac
     assert [record.value for record in records] == [b"", None, b"\0\xff", None]
     assert {record.header for record in records} == {header}
     assert all(record.timestamp > 1_700_000_000_000 for record in records)
-    assert log.positions() == {"shop": b"\0position\xff"}
+    wait_until(lambda: log.positions() == {"shop": b"\0position\xff"}, seconds=10)
 
 
 def test_schema_records_appear_with_the_commit(log: Log, place: Place) -> None:
@@ -181,10 +181,11 @@ def test_schema_records_appear_with_the_commit(log: Log, place: Place) -> None:
     append(writer, [place.record(1)])
     assert log.schemas() == {}
     commit(writer, b"p")
-    assert log.schemas() == {schema.id: schema}
+    wait_until(lambda: log.schemas() == {schema.id: schema}, seconds=10)
     writer.append_schema(schema)
     commit(writer, b"p")
-    assert place.open().schemas() == {schema.id: schema}
+    other = place.open()
+    wait_until(lambda: other.schemas() == {schema.id: schema}, seconds=10)
 
 
 def test_a_record_of_two_megabytes(log: Log, place: Place) -> None:
