@@ -53,7 +53,7 @@ class _Demo:
     def run(self) -> int:
         try:
             # 1. The servers, and a shop with some rows that exist before anybody looks.
-            self._say("starting PostgreSQL and Valkey in", str(self._folder))
+            self._say("starting", f"PostgreSQL and Valkey in {self._folder}")
             self._database = start_postgres(self._processes, self._folder)
             self._cache = start_valkey(self._processes, self._folder)
             shop = Shop(self._database, TRANSACTIONS_PER_SECOND)
@@ -67,7 +67,7 @@ class _Demo:
                 self._watch(shop, pipeline, interrupted)
                 # 4. Stop, let everything drain, catch up with what is left.
                 shop.stop()
-                self._say("the shop closes after", f"{shop.transactions} transactions; catching up")
+                self._say("closing", f"the shop, after {shop.transactions} transactions; the stores catch up")
                 self._processes.stop(pipeline)
                 rest = self._cdc("run", "--until-caught-up")
                 if rest.wait(CATCH_UP_SECONDS) != 0:
@@ -100,7 +100,7 @@ class _Demo:
             now = time.monotonic()
             if now - second > 1.0:
                 if passed > SHOWN_EVENTS_PER_SECOND:
-                    self._console.print(f"[dim]      … and {passed - SHOWN_EVENTS_PER_SECOND} more[/]")
+                    self._print(f"[dim]      … and {passed - SHOWN_EVENTS_PER_SECOND} more[/]")
                 passed, second = 0, now
             passed += 1
             if passed <= SHOWN_EVENTS_PER_SECOND:
@@ -109,9 +109,9 @@ class _Demo:
     def _print_event(self, event: dict[str, Any]) -> None:
         operation = event.get("op", "?")
         row = (event.get("value") or {}).get("after") or event.get("key")
-        text = escape(json.dumps(row, ensure_ascii=False)[:90])
+        text = escape(json.dumps(row, ensure_ascii=False))
         colour = _COLOURS.get(operation, "white")
-        self._console.print(f"[{colour}]  {operation}[/] [bold]{event.get('table', '')}[/] {text}")
+        self._print(f"[{colour}]  {operation}[/] [bold]{event.get('table', '')}[/] {text}")
 
     def _watch(self, shop: Shop, pipeline: subprocess.Popen[bytes], interrupted: threading.Event) -> None:
         until = None if self._duration is None else time.monotonic() + self._duration
@@ -163,7 +163,7 @@ class _Demo:
                 text = f"[bold red]differs from the database[/]: missing {missing}, stale {stale}, extra {extra}"
             else:
                 text = f"[bold green]equal to the database[/], {total} rows compared value by value"
-            self._console.print(f"[bold]{store:>10}[/]  {text}")
+            self._print(f"[bold]{store:>10}[/]  {text}")
         return worst
 
     def _stored(self, store: str, table: str, key: tuple[str, ...]) -> compare.Rows:
@@ -177,7 +177,10 @@ class _Demo:
         return (self._folder / f"{name}.log").read_text(errors="replace")[-2000:]
 
     def _say(self, what: str, text: str) -> None:
-        self._console.print(f"[bold blue]{what:>10}[/]  {escape(text)}")
+        self._print(f"[bold blue]{what:>10}[/]  {escape(text)}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager

@@ -50,9 +50,8 @@ def differences(expected: Rows, found: Rows) -> tuple[int, int, int]:
 def warehouse_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
     """A table of the DuckDB file."""
     with duckdb.connect(str(path), read_only=True) as connection:
-        cursor = connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608 - one of TABLES
-        names = [column[0] for column in cursor.description or ()]
-        return _by_key(key, (dict(zip(names, row, strict=True)) for row in cursor.fetchall()))
+        rows = connection.execute(f'SELECT * FROM "{table}"').to_arrow_table()  # noqa: S608 - one of TABLES
+        return _by_key(key, rows.to_pylist())
 
 
 def cache_rows(url: str, table: str, key: tuple[str, ...]) -> Rows:
@@ -73,7 +72,9 @@ def search_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
 
 
 def search(path: Path, text: str) -> list[str]:
-    """Names of the products that a full-text query finds."""
+    """Keys of the products that a full-text query finds; none while there is no index yet."""
+    if not path.is_dir() or not tantivy.Index.exists(str(path)):
+        return []
     index = tantivy.Index.open(str(path))
     searcher = index.searcher()
     query = index.parse_query(f'_topic:"shop.shop.products" AND _deleted:false AND row.name:"{text}"')
