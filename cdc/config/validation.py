@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from cdc.config.document import Node
 from cdc.config.fields import FromFile
@@ -117,14 +118,14 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """The keys that could stand beside the last part of `location`."""
     models = [model]
     for part in location[:-1]:
-        inner = [
-            deeper
-            for candidate in models
-            if part in candidate.model_fields
-            for deeper in _models(candidate.model_fields[str(part)].annotation)
-        ]
-        models = inner or models
-    return sorted({name for candidate in models for name in candidate.model_fields})
+        fields = [_fields(candidate).get(str(part)) for candidate in models]
+        models = [deeper for field in fields if field for deeper in _models(field.annotation)] or models
+    return sorted({name for candidate in models for name in _fields(candidate)})
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A model's fields by the names that they have in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

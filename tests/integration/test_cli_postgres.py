@@ -1,0 +1,139 @@
+"""The command line with a real database and real stores, from an empty folder to nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+from tests.servers import wait_until
+from tests.servers.postgres import Database, Server, create_database, drop_database
+
+FILE = """\
+version: 1
+sources: {db: {type: postgres, url: "${DATABASE_URL}", tables: [public.*]}}
+sinks:
+  warehouse: {type: duckdb, path: "warehouse.duckdb"}
+  search: {type: tantivy, path: "search"}
+"""
+
+
+@pytest.fixture
+def shop(postgres18: Server) -> Iterator[Database]:
+    made = create_database(postgres18)
+    made.execute("CREATE TABLE customers (id int PRIMARY KEY, name text)")
+    made.execute("INSERT INTO customers SELECT n, 'customer ' || n FROM generate_series(1, 100) n")
+    yield made
+    drop_database(made)
+
+
+class Shop:
+    """A user's folder."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.folder, self.database = folder, database
+        self.environment = {**os.environ, "DATABASE_URL": database.dsn}
+        (folder / "cdc.yaml").write_text(FILE)
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "cdc", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+
+    def cdc(self, *arguments: str, code: int = 0) -> str:
+        process = self.popen(*arguments)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == code, output + errors
+        return output
+
+    def rows(self) -> int:
+        with duckdb.connect(str(self.folder / "warehouse.duckdb"), read_only=True) as warehouse:
+            found = warehouse.execute("SELECT count(*) FROM customers").fetchone()
+        assert found is not None
+        return int(found[0])
+
+    def rows_if_free(self) -> int | None:
+        """None while the sink holds the file, which it does for one write at a time."""
+        try:
+            return self.rows()
+        except duckdb.IOException:
+            return None
+
+    def slots(self) -> list[tuple[object, ...]]:
+        return self.database.execute(
+            "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() "
+            "UNION ALL SELECT pubname FROM pg_publication ORDER BY 1"
+        )
+
+
+def test_from_validate_to_cleanup(shop: Database, tmp_path: Path) -> None:
+    user = Shop(tmp_path, shop)
+    assert "✓ postgres.server" in user.cdc("validate", "--connect")
+    assert user.slots() == []  # looking changes nothing
+
+    user.cdc("run", "--until-caught-up")
+    assert user.rows() == 100
+    status = json.loads(user.cdc("status", "--json"))["result"]
+    assert status["sources"]["db"]["state"] == "stopped"
+    assert status["sources"]["db"]["retained_bytes"] is not None
+    assert [sink["lag_records"] for sink in status["sinks"].values()] == [0, 0]
+
+    shop.execute("UPDATE customers SET name = 'renamed' WHERE id = 7")
+    shop.execute("DELETE FROM customers WHERE id > 90")
+    user.cdc("run", "--until-caught-up")
+    assert user.rows() == 90
+    lines = user.cdc("tap", "--from", "beginning", "--op", "u,d", "--limit", "11").splitlines()
+    assert sorted((json.loads(line)["op"], json.loads(line)["key"]["id"]) for line in lines) == [
+        *(("d", number) for number in range(91, 101)),
+        ("u", 7),
+    ]
+
+    user.cdc("snapshot", "public.customers")
+    user.cdc("run", "--until-caught-up")
+    reads = user.cdc("tap", "--from", "beginning", "--op", "r", "--limit", "190").splitlines()
+    assert len(reads) == 190
+
+    assert user.slots() == [("cdc_cdc_db",), ("cdc_cdc_db",)]
+    user.cdc("cleanup", "--yes")
+    assert user.slots() == []
+    assert user.rows() == 90
+
+
+def test_a_lost_slot_is_a_gap_that_snapshot_mends_while_run_is_up(shop: Database, tmp_path: Path) -> None:
+    user = Shop(tmp_path, shop)
+    user.cdc("run", "--until-caught-up")
+    shop.execute("SELECT pg_drop_replication_slot('cdc_cdc_db')")
+    shop.execute("DELETE FROM customers WHERE id <= 50")  # nobody will ever stream this
+    user.cdc("run", "--until-caught-up", code=6)
+    source = json.loads(user.cdc("status", "--json"))["result"]["sources"]["db"]
+    assert (source["state"], "cdc snapshot" in source["error"]) == ("needs_snapshot", True)
+
+    run = user.popen("run")
+    try:
+        wait_until(lambda: len(psutil.Process(run.pid).children()) == 3)
+        user.cdc("snapshot")
+        shop.execute("INSERT INTO customers VALUES (1000, 'new')")
+        wait_until(lambda: user.rows_if_free() == 51, what="51 rows in the warehouse")
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=30)
+        assert run.returncode == 0, errors
+        assert "replication slot cdc_cdc_db stays" in errors
+    finally:
+        run.kill()
+        run.wait()
