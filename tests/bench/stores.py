@@ -10,15 +10,18 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import tantivy
 import urllib3
 
 from cdc.sink import Batch, Row
 from schemas.table import TableSchema
 from sinks import _bulk, _redis_scripts
+from sinks import _tantivy_index as documents
 from sinks._search_index import mapping
 from tests.bench.stage import Stage
 from tests.servers.opensearch import OpenSearchServer, opensearch_classes
@@ -241,4 +244,45 @@ class OpenSearch(Store):
             after = hits[-1]["sort"]
 
 
-STORES: dict[str, type[Store]] = {"duckdb": DuckDB, "redis": Redis, "opensearch": OpenSearch}
+class Tantivy(Store):
+    """A folder per place; the bare loop replaces prepared documents and commits after each batch."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self._topic = ""
+
+    def _path(self, place: str) -> Path:
+        return self._stage.folder / f"{place}.tantivy"
+
+    def sink(self, place: str) -> dict[str, Any]:
+        return {"type": "tantivy", "path": str(self._path(place))}
+
+    def prepare(self, place: str, batches: Sequence[Sequence[Batch]]) -> Prepared:
+        self._path(place).mkdir()
+        self._topic = batches[0][0].topic
+        return [[self._document(batch, row) for batch in together for row in batch.rows] for together in batches]
+
+    def _document(self, batch: Batch, row: Row) -> tuple[str, tantivy.Document]:
+        name = documents.term(batch.topic, row.key)
+        made = documents.document(batch.topic, batch.partition, name, row.version)
+        if row.after is None:
+            made.add_boolean("_deleted", True)
+        else:
+            documents.add_row(made, row.after)
+        return name, made
+
+    def bare(self, place: str, prepared: Prepared) -> None:
+        index = tantivy.Index(documents.SCHEMA, str(self._path(place)))
+        writer = index.writer(64 << 20, num_threads=1)
+        for together in prepared:
+            for name, document in together:
+                writer.delete_documents_by_term("_key", name)
+                writer.add_document(document)
+            writer.commit()
+
+    def rows(self, place: str, *, ours: bool) -> Iterator[bytes]:
+        for _, row in documents.live_rows(self._path(place), self._topic):
+            yield row
+
+
+STORES: dict[str, type[Store]] = {"duckdb": DuckDB, "tantivy": Tantivy, "redis": Redis, "opensearch": OpenSearch}
