@@ -35,7 +35,7 @@ _COLOURS: Final = {"c": "green", "u": "yellow", "d": "red", "r": "cyan", "t": "m
 
 
 def run(duration: float | None = None) -> int:
-    """Run for `duration` seconds, or until Ctrl-C; 0 when every store equals the database, 4 when one does not.
+    """Run for `duration` seconds from the first event on, or until Ctrl-C; 0 when every store equals the database, 4 when one does not.
 
     Leaves no process and no file behind. Raises CdcError when a server can't be started.
     """
@@ -49,6 +49,7 @@ class _Demo:
         self._folder.chmod(0o711)  # the database runs as another user when we are root
         self._processes = Processes(self._folder)
         self._console = Console(highlight=False)
+        self._first_event = threading.Event()
 
     def run(self) -> int:
         try:
@@ -97,6 +98,7 @@ class _Demo:
         assert tap.stdout is not None
         passed, second = 0, 0.0
         for line in tap.stdout:
+            self._first_event.set()
             now = time.monotonic()
             if now - second > 1.0:
                 if passed > SHOWN_EVENTS_PER_SECOND:
@@ -114,6 +116,7 @@ class _Demo:
         self._print(f"[{colour}]  {operation}[/] [bold]{event.get('table', '')}[/] {text}")
 
     def _watch(self, shop: Shop, pipeline: subprocess.Popen[bytes], interrupted: threading.Event) -> None:
+        self._first_event.wait(CATCH_UP_SECONDS)
         until = None if self._duration is None else time.monotonic() + self._duration
         while until is None or time.monotonic() < until:
             left = LOOK_EVERY_SECONDS if until is None else min(LOOK_EVERY_SECONDS, max(0.0, until - time.monotonic()))
@@ -140,13 +143,9 @@ class _Demo:
         with redis.Redis.from_url(self._cache, decode_responses=True) as client:
             self._say("cache", f"GET customers:1 = {client.get('customers:1')}")
         try:
-            with duckdb.connect(str(self._folder / "warehouse.duckdb"), read_only=True) as warehouse:
-                rows = warehouse.execute(
-                    "SELECT status, count(*), sum(total) FROM orders GROUP BY 1 ORDER BY 1"
-                ).fetchall()
-            answer = ", ".join(f"{status}: {count} orders, {total}" for status, count, total in rows)
+            answer = compare.orders_by_status(self._folder / "warehouse.duckdb")
         except duckdb.Error:
-            answer = "being written to right now"
+            answer = "not there yet"
         self._say("warehouse", f"orders by status = {answer}")
 
     def _verdict(self) -> int:

@@ -13,6 +13,7 @@ import duckdb
 import psycopg
 import redis
 import tantivy
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from cdc.demo.shop import TABLES
 
@@ -50,8 +51,19 @@ def differences(expected: Rows, found: Rows) -> tuple[int, int, int]:
 def warehouse_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
     """A table of the DuckDB file."""
     with duckdb.connect(str(path), read_only=True) as connection:
-        rows = connection.execute(f'SELECT * FROM "{table}"').to_arrow_table()  # noqa: S608 - one of TABLES
+        rows = connection.sql(f'SELECT * FROM "{table}"').to_arrow_table()  # noqa: S608 - one of TABLES
         return _by_key(key, rows.to_pylist())
+
+
+def orders_by_status(path: Path) -> str:
+    """What an analyst asks the warehouse. Its file is free between two writes, so this is tried a few times."""
+    statement = "SELECT status, count(*), sum(total) FROM orders GROUP BY 1 ORDER BY 1"
+    for attempt in Retrying(
+        retry=retry_if_exception_type(duckdb.Error), wait=wait_fixed(0.05), stop=stop_after_delay(3), reraise=True
+    ):
+        with attempt, duckdb.connect(str(path), read_only=True) as connection:
+            rows = connection.execute(statement).fetchall()
+    return ", ".join(f"{status}: {count} orders, {total}" for status, count, total in rows)
 
 
 def cache_rows(url: str, table: str, key: tuple[str, ...]) -> Rows:
