@@ -35,7 +35,9 @@ _COLOURS: Final = {"c": "green", "u": "yellow", "d": "red", "r": "cyan", "t": "m
 
 
 def run(duration: float | None = None) -> int:
-    """Run for `duration` seconds from the first event on, or until Ctrl-C; 0 when every store equals the database, 4 when one does not.
+    """Run for `duration` seconds from the first event on, or until Ctrl-C.
+
+    Returns 0 when every store equals the database, 4 when one does not.
 
     Leaves no process and no file behind. Raises CdcError when a server can't be started.
     """
