@@ -50,8 +50,9 @@ class Window:
 class Snapshots:
     """Drives one chunk at a time. Called by the stream only, in its thread.
 
-    `current` asks the database for ``pg_current_snapshot()``; `watch` is called with the table's name when its window
-    opens and with None when it closes, so that the stream watches the keys of that table only then.
+    `current` asks the database for ``pg_current_snapshot()``, `begun` for one that lacks nothing which has begun by then;
+    `watch` is called with the table's name when its window opens and with None when it closes, so that the stream
+    watches the keys of that table only then.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Snapshots:
         config: SnapshotConfig,
         reader: ChunkReader,
         current: Callable[[], DatabaseSnapshot],
+        begun: Callable[[], DatabaseSnapshot],
         watch: Callable[[str | None], None],
     ) -> None:
         self._config = config
         self._reader = reader
         self._current = current
+        self._begun = begun
         self._watch = watch
         self._tracking: DatabaseSnapshot | None = None
         self._streamed: set[int] = set()
@@ -85,7 +88,7 @@ class Snapshots:
             return
         self._look_at = now + LOOK_EVERY_SECONDS
         if self._tracking is None:
-            self._tracking = self._current()
+            self._tracking = self._begun()
         name, progress = next(iter(plan.items()))
         if not self._may_read(progress):
             return

@@ -134,7 +134,9 @@ class PostgresStream(Stream):
         self._relations = Relations(self._tables, self._log, self._stored.schemas)
         self._reselect = Reselect(self._tables)
         reader = ChunkReader(self._config)
-        self._snapshots = Snapshots(self._config.snapshot, reader, self._tables.current_snapshot, self._watch)
+        self._snapshots = Snapshots(
+            self._config.snapshot, reader, self._tables.current_snapshot, self._tables.begun_snapshot, self._watch
+        )
         if self._anchor is None:
             self._tables.emit(self._stored.nonce)
         else:

@@ -110,10 +110,11 @@ class Tables:
                 raise changed(name, before, now)
         snapshots = {name: progress for name, progress in position.snapshots.items() if name in identities}
         sequence = position.sequence
+        added = [name for name in identities if name not in position.tables]
         # A transaction that began before the table was published may have changed it unseen.
-        fence = str(self.current_snapshot())
-        for name in identities:
-            if name not in position.tables and self._config.snapshot_mode(name) == "initial":
+        fence = str(self.begun_snapshot()) if added else None
+        for name in added:
+            if self._config.snapshot_mode(name) == "initial":
                 snapshots[name], sequence = self.plan(name, position.epoch, sequence, fence)
         return msgspec.structs.replace(position, tables=identities, snapshots=snapshots, sequence=sequence)
 
@@ -155,6 +156,15 @@ class Tables:
         """Which transactions are visible now."""
         [row] = self.rows("SELECT pg_current_snapshot()::text", [])
         return DatabaseSnapshot.parse(row[0])
+
+    def begun_snapshot(self) -> DatabaseSnapshot:
+        """The same, and whatever has begun by now and not ended is among its `running`.
+
+        A database snapshot does not tell of transactions younger than the last one that ended. So one of our own ends
+        first: all that have begun before it are older.
+        """
+        self.emit("begun")
+        return self.current_snapshot()
 
     def emit(self, content: str) -> None:
         """Write a transactional message of ours into the WAL."""

@@ -13,7 +13,8 @@ from cdc.errors import DecodeError
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSnapshot:
-    """``xmin:xmax:xip``: all below `xmin` have ended, none from `xmax` on had begun, those in `running` ran."""
+    """``xmin:xmax:xip``: all below `xmin` have ended, those in `running` ran, of `xmax` and later none had
+    ended: they may have begun all the same."""
 
     xmin: int
     xmax: int

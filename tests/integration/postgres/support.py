@@ -323,7 +323,10 @@ class Running:
                 raise self.fatal
             return bool(condition())
 
-        wait_until(true, seconds=seconds, what=what)
+        try:
+            wait_until(true, seconds=seconds, what=what)
+        except pytest.fail.Exception as failure:
+            pytest.fail(f"{failure}; {self.source.log.states('worker')}; {self.errors[-3:]}")
 
     def catch_up(self, seconds: float = 20) -> None:
         """Wait until all that the database holds now is on the log: a marker row's transaction has passed."""
