@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final
 
 from cdc import faults
@@ -149,8 +149,8 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
             if stopping:
                 return
     finally:
+        stream.close()  # first: closing the log may last, and the source would wait for us
         writer.close()
-        stream.close()
 
 
 class Pace:
@@ -224,16 +224,19 @@ def _commit(stream: Stream, writer: LogWriter, place: Callable[[], bytes] | None
 
 
 def _fence(writer: LogWriter, stream: Stream) -> bytes | None:
-    """Take over the log while the source keeps hearing from us."""
+    """Take over the log while the source keeps hearing from us; it is let go when that takes too long."""
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(writer.fence)
-        while True:
-            try:
-                return future.result(SLICE_SECONDS)
-            except TimeoutError:
-                if future.done():
-                    raise
-                stream.keepalive()
+
+        def fenced() -> bool:
+            return bool(wait([future], SLICE_SECONDS).done)
+
+        try:
+            _until(stream, "the log to be taken over", fenced)
+        except BaseException:
+            stream.close()  # at once: the call into the log may last
+            raise
+        return future.result()
 
 
 def _until(stream: Stream, what: str, done: Callable[[], bool]) -> None:

@@ -28,6 +28,8 @@ SESSION: Final = (
 functions before its own."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
+SILENCE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+"""A network that went silent is a lost connection after half a minute (seconds; the last one milliseconds)."""
 
 
 def conninfo(config: PostgresConfig, **extra: Any) -> str:
@@ -48,6 +50,8 @@ def conninfo(config: PostgresConfig, **extra: Any) -> str:
         parameters.setdefault("sslrootcert", "system")
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_SECONDS)
     parameters.setdefault("application_name", "cdc")
+    for name, value in SILENCE.items():
+        parameters.setdefault(name, value)
     parameters["client_encoding"] = "UTF8"
     parameters["options"] = f"{parameters.get('options') or ''} {SESSION}".strip()
     return make_conninfo(**{**parameters, **extra})

@@ -50,9 +50,9 @@ class Window:
 class Snapshots:
     """Drives one chunk at a time. Called by the stream only, in its thread.
 
-    `current` asks the database for ``pg_current_snapshot()``, `begun` for one that lacks nothing which has begun by then;
-    `watch` is called with the table's name when its window opens and with None when it closes, so that the stream
-    watches the keys of that table only then.
+    `current` asks the database for ``pg_current_snapshot()``, `begun` for one that lacks nothing begun by then; `watch`
+    is called with the table's name when its window opens and with None when it closes, so that the stream watches the
+    keys of that table only then.
     """
 
     def __init__(

@@ -144,10 +144,10 @@ class PostgresStream(Stream):
 
     def close(self) -> None:
         """Let go of the slot at once."""
-        if self._snapshots is not None:
-            self._snapshots.close()
         if self._connection is not None:
             self._connection.close()
+        if self._snapshots is not None:
+            self._snapshots.close()
         self._tables.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
