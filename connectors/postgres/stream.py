@@ -391,6 +391,8 @@ class PostgresStream(Stream):
             self.incomplete = True
             self._append(cast(Produced, row))
         else:
+            if row.missing():
+                self._broken(known.table.full_name, "a row changed without all its values")
             for record in records:
                 self._append(record)
         return len({record.header[8:16] for record in records})

@@ -207,6 +207,24 @@ def test_changes_between_read_and_high_mark(
     assert shop.differs("public.item") == naive
 
 
+def test_a_value_left_out_is_not_lost_with_the_row_that_was_read(
+    database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `toast: absent` the row that was read has the value, the update that would replace it has not."""
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY, name text, body text)")
+    database18.execute("ALTER TABLE item ALTER body SET STORAGE EXTERNAL")
+    database18.execute("INSERT INTO item VALUES (1, 'a', repeat('x', 9000))")
+    shop = source18(["public.item"], toast="absent")
+    reached, go_on = held(monkeypatch, "high")
+    with shop.running() as running:
+        running.wait(reached.is_set, "the chunk to be read")
+        database18.execute("UPDATE item SET name = 'b'")
+        go_on.set()
+        running.wait(lambda: not shop.position.snapshots, "the end of the snapshot")
+        running.catch_up()
+    shop.assert_equal("public.item")
+
+
 @pytest.mark.parametrize("naive", [False, True])
 def test_a_chunk_behind_an_uncommitted_rewrite(
     database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch, naive: bool
