@@ -64,13 +64,15 @@ def write_config(
     path: Path, pipeline: str, database: Database, log_config: dict[str, Any], sinks: dict[str, stores.Store]
 ) -> Path:
     """The pipeline's YAML file."""
-    document = {
+    document: dict[str, Any] = {
         "version": 1,
         "pipeline": pipeline,
         "log": log_config,
         "sources": {"db": {"type": "postgres", "url": database.dsn, "tables": list(TABLES)}},
         "sinks": {name: {"type": name, **store.config()} for name, store in sinks.items()},
     }
+    if "opensearch" in sinks:  # where its adapter looks
+        document["sinks"]["opensearch"]["index"] = f"{stores.PIPELINE}.{{schema}}.{{table}}"
     with path.open("w") as file:
         YAML(typ="safe", pure=True).dump(document, file)
     return path
