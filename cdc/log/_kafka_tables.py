@@ -41,7 +41,8 @@ def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"Kafka: {topic} stayed at offset {at} of {end} for {STUCK_SECONDS:.0f} s",
-                    hint="a transaction is open there, or brokers are slow; it is tried again",
+                    hint="a transaction is open there: another source's, or one whose end a broker lost when killed"
+                    " (kafka-transactions.sh find-hanging); it is tried again",
                 )
     finally:
         consumer.unassign()

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar, Final
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -141,15 +141,23 @@ class KafkaLog(Log):
         return KafkaReader(self, self._config, group, topics, on_assigned, on_revoked, max_bytes)
 
     def committed(self, group: str) -> Mapping[TopicPartition, Committed]:
-        request = [ConsumerGroupTopicPartitions(self.group_id(group))]
-        futures = self._call(lambda client: client.list_consumer_group_offsets(request), "listing offsets")
-        found: dict[TopicPartition, Committed] = {}
-        for future in futures.values():
-            answer = self._result(future, f"listing the offsets of group {group}", unless=KafkaError.GROUP_ID_NOT_FOUND)
-            for place in answer.topic_partitions if answer is not None else ():
-                if place.error is None and place.offset >= 0:
-                    found[TopicPartition(place.topic, place.partition)] = Committed(place.offset, place.metadata or "")
-        return found
+        # Not by the AdminClient: where the coordinator is still being found, its request kills the whole process
+        # (librdkafka issue 5040). A consumer, which need not join the group for this, waits and asks again.
+        places = [Place(topic.name, i) for topic in self.topics().values() for i in range(topic.partitions)]
+        if not places:
+            return {}
+        consumer = Consumer(self._reading | {"group.id": self.group_id(group)})
+        try:
+            found = consumer.committed(places, timeout=CALL_SECONDS)
+        except KafkaException as raised:
+            raise explained(error_of(raised), f"reading the offsets of group {group}") from raised
+        finally:
+            consumer.close()
+        return {
+            TopicPartition(place.topic, place.partition): Committed(place.offset, place.metadata or "")
+            for place in found
+            if place.error is None and place.offset >= 0
+        }
 
     def start_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # the client lacks the annotation

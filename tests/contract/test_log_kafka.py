@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil  # type: ignore[import-untyped]  # has no annotations
+import psutil
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]  # re-exports
@@ -18,7 +18,7 @@ from cdc.log import Log, LogWriter, Produced
 from cdc.log._kafka_client import KafkaConfig, admin_settings
 from cdc.log.kafka import KafkaLog
 from tests.contract.logs import HEADER, Place, append, append_and_commit, beginning, commit, keys, read_all, read_until
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
 from tests.servers.kafka import Broker
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -87,6 +87,9 @@ def test_a_broker_killed_within_an_append_costs_the_writer_but_no_record(broker:
     writer = log.writer("shop")
     writer.fence()
     append_and_commit(writer, [place.record(1)], b"1")
+    # Kafka 4.3 forgets the markers of a commit when its only broker is killed before they are written: wait for them.
+    read_until(reader, lambda found: found)
+    wait_until(lambda: log.positions() == {"shop": b"1"}, seconds=10)
     append(writer, [place.record(2)])
     broker.kill()
     try:
@@ -98,7 +101,7 @@ def test_a_broker_killed_within_an_append_costs_the_writer_but_no_record(broker:
     assert writer.fence() == b"1"
     append_and_commit(writer, [place.record(4)], b"2")
     found = read_until(reader, lambda found: b'{"id":4}' in keys(found), seconds=40)
-    assert keys(found) == [b'{"id":1}', b'{"id":4}']
+    assert keys(found) == [b'{"id":4}']
     reader.close()
 
 
