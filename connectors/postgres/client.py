@@ -180,6 +180,11 @@ class ReplicationConnection:
             return UnreachableError(
                 f"PostgreSQL: {' '.join(text.split())}", hint="another process captures this source; this one waits"
             )
+        if state.startswith("XX"):
+            return UnreachableError(
+                f"PostgreSQL failed internally: {' '.join(text.split())}",
+                hint="it is tried again; if it stays, drop the slot and run `cdc snapshot`, and look into the server's log",
+            )
         if state[:2] in ("08", "57", "53") or not state or self._connection.status != pq.ConnStatus.OK:
             return unreachable(text)
         return PermanentError(f"PostgreSQL: {' '.join(text.split())} (SQLSTATE {state})")

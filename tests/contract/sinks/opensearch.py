@@ -36,6 +36,9 @@ class _Found(msgspec.Struct):
     hits: _Hits
 
 
+MOST_ROWS = 1_000_000
+
+
 class OpenSearchStore(Store):
     """One node for all tests; the pipeline's indices are deleted for each."""
 
@@ -53,7 +56,8 @@ class OpenSearchStore(Store):
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
         index = "/" + quote(index_name(f"{PIPELINE}.{schema.schema}.{schema.table}"), safe="")
         self._ask("POST", f"{index}/_refresh")
-        found = self._answer("GET", f"{index}/_search?size=10000&ignore_unavailable=true")
+        self._answer("PUT", f"{index}/_settings", {"max_result_window": MOST_ROWS})
+        found = self._answer("GET", f"{index}/_search?size={MOST_ROWS}&ignore_unavailable=true")
         held = {}
         for hit in msgspec.json.decode(found, type=_Found).hits.hits:
             row = renamed(bytes(hit.source), {field: column for column, field in field_names(schema).items()})
@@ -90,8 +94,8 @@ class OpenSearchStore(Store):
     def _ask(self, method: str, path: str) -> Any:
         return msgspec.json.decode(self._answer(method, path))
 
-    def _answer(self, method: str, path: str) -> bytes:
-        return urllib3.request(method, self._server.url + path, retries=False).data
+    def _answer(self, method: str, path: str, body: object = None) -> bytes:
+        return urllib3.request(method, self._server.url + path, json=body, retries=False).data
 
 
 STORE = OpenSearchStore
