@@ -94,9 +94,12 @@ class ScriptConnector(Connector):
                 if lines:
                     if done == 0:
                         writer.append_schema(self._schema)
-                    writer.append([self._record(done + n + 1, json.loads(line)) for n, line in enumerate(lines)], 1.0)
+                    records = [self._record(done + n + 1, json.loads(line)) for n, line in enumerate(lines)]
+                    while records:
+                        records = records[writer.append(records, 1.0) :]
                     done += len(lines)
-                    assert writer.commit(str(done).encode(), 1.0)
+                    while not writer.commit(str(done).encode(), 1.0):
+                        control.report(State.STREAMING)
                 control.report(State.STREAMING, progress={"position": str(done)})
                 control.caught_up = True
                 if control.until_caught_up and not lines:

@@ -1,0 +1,58 @@
+"""The same commands where the log is Kafka."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+
+from tests.integration.scripted import Scripted, scripted
+from tests.servers import free_port
+
+__all__ = ["scripted"]
+
+pytestmark = pytest.mark.xdist_group("kafka")
+
+
+def use(scripted: Scripted, bootstrap: str) -> None:
+    """Have the pipeline keep its log there, under a name that no other test uses."""
+    log = f'{{type: kafka, bootstrap: "{bootstrap}", topics: {{partitions: 2}}}}'
+    lines = scripted.file.read_text().splitlines()
+    lines[1:3] = [f"pipeline: shop_{uuid.uuid4().hex[:8]}", f"log: {log}"]
+    scripted.file.write_text("\n".join(lines))
+
+
+def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
+    use(scripted, kafka)
+    assert scripted.json("status")["result"]["sinks"]["one"]["state"] == "never_ran"
+    assert scripted.cdc("validate", "--connect").exit_code == 0
+
+    scripted.insert(20)
+    scripted.run_to_the_end("source/db", "sink/two")
+    result = scripted.json("status")["result"]
+    assert [(sink["state"], sink["lag_records"] > 0) for sink in result["sinks"].values()] == [
+        ("never_ran", True),
+        ("stopped", False),
+    ]
+    assert result["sinks"]["one"]["lag_seconds"] > 0
+    assert result["sources"]["db"]["position"] == "20"
+    tapped = scripted.cdc("tap", "--from", "beginning", "--limit", "20").stdout.splitlines()
+    assert {json.loads(line)["key"]["id"] for line in tapped} == set(range(1, 21))
+
+    assert scripted.cdc("snapshot").exit_code == 0
+    scripted.run_to_the_end()
+    assert (scripted.stored("one"), scripted.stored("two")) == (20, 20)
+    assert (scripted.folder / "db" / "snapshot").exists()
+
+    assert scripted.cdc("cleanup", "--yes").exit_code == 0
+    assert scripted.json("status")["result"]["sources"]["db"]["position"] == "0"
+
+
+def test_a_broker_that_is_not_there(scripted: Scripted) -> None:
+    use(scripted, f"127.0.0.1:{free_port()}")
+    assert scripted.cdc("validate").exit_code == 0
+    for arguments in (("validate", "--connect"), ("status",), ("snapshot",)):
+        result = scripted.cdc(*arguments)
+        assert result.exit_code == 3, result.output
+        assert "check log.bootstrap" in result.output
