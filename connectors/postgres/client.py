@@ -183,7 +183,7 @@ class ReplicationConnection:
         if state.startswith("XX"):
             return UnreachableError(
                 f"PostgreSQL failed internally: {' '.join(text.split())}",
-                hint="it is tried again; if it stays, drop the slot and run `cdc snapshot`, and look into the server's log",
+                hint="tried again; if it stays, see the server's log, drop the slot, then `cdc snapshot`",
             )
         if state[:2] in ("08", "57", "53") or not state or self._connection.status != pq.ConnStatus.OK:
             return unreachable(text)
