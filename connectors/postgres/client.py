@@ -15,7 +15,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from cdc.errors import ConfigurationError, PermanentError, UnreachableError
+from cdc.errors import ConfigurationError, GapError, PermanentError, UnreachableError
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.lsn import format_lsn
 from connectors.postgres.pgoutput import standby_status
@@ -163,7 +163,7 @@ class ReplicationConnection:
         except psycopg.Error as error:
             raise unreachable(str(error)) from None
 
-    def end_of_stream(self) -> UnreachableError | PermanentError:
+    def end_of_stream(self) -> UnreachableError | PermanentError | GapError:
         """The error that ended the stream, after ``receive`` returned -1."""
         return self._failure(self._connection.get_result())
 
@@ -171,7 +171,7 @@ class ReplicationConnection:
         """Close; the slot is free for others at once. Safe to call twice."""
         self._connection.finish()
 
-    def _failure(self, result: pq.abc.PGresult | None) -> UnreachableError | PermanentError:
+    def _failure(self, result: pq.abc.PGresult | None) -> UnreachableError | PermanentError | GapError:
         if result is None:
             return unreachable(self._connection.error_message.decode("utf-8", "replace"))
         text = result.error_message.decode("utf-8", "replace")
@@ -184,6 +184,11 @@ class ReplicationConnection:
             return UnreachableError(
                 f"PostgreSQL failed internally: {' '.join(text.split())}",
                 hint="tried again; if it stays, see the server's log, drop the slot, then `cdc snapshot`",
+            )
+        if state == "42704":  # a publication is looked up as the catalogue was when the row was written
+            return GapError(
+                f"PostgreSQL: {' '.join(text.split())}",
+                hint="rows were written while the publication was missing: `cdc snapshot` reads all tables again",
             )
         if state[:2] in ("08", "57", "53") or not state or self._connection.status != pq.ConnStatus.OK:
             return unreachable(text)

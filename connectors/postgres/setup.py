@@ -55,7 +55,10 @@ def recreate(name: str, config: PostgresConfig, tables: Tables, log_: Log, slot:
         if slot_exists(connection, slot):
             try:
                 check_slot_usable(connection, slot)
+                usable = not position.made  # ours begins anew as well: what it still holds may not be readable
             except GapError:
+                usable = False
+            if not usable:
                 drop_slot(connection, slot)
         if not slot_exists(connection, slot):
             create_slot(connection, slot)
