@@ -52,7 +52,7 @@ def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
 def test_a_broker_that_is_not_there(scripted: Scripted) -> None:
     use(scripted, f"127.0.0.1:{free_port()}")
     assert scripted.cdc("validate").exit_code == 0
-    for arguments in (("validate", "--connect"), ("status",), ("snapshot",)):
+    for arguments in (("validate", "--connect"), ("status",)):
         result = scripted.cdc(*arguments)
         assert result.exit_code == 3, result.output
         assert "check log.bootstrap" in result.output
