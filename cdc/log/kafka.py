@@ -19,7 +19,7 @@ from confluent_kafka import (
     TopicCollection,
 )
 from confluent_kafka import TopicPartition as Place
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # they are re-exports
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from cdc.errors import FencedError, PermanentError, TransientError, UnreachableError
 from cdc.log import (
@@ -160,10 +160,10 @@ class KafkaLog(Log):
         }
 
     def start_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # the client lacks the annotation
+        return self._offsets(partitions, OffsetSpec.earliest())
 
     def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # as above
+        return self._offsets(partitions, OffsetSpec.latest())
 
     def schemas(self) -> Mapping[bytes, TableSchema]:
         return {key: TableSchema.from_json(value) for key, value in self._table(self._schemas).items()}
@@ -276,7 +276,7 @@ class KafkaLog(Log):
     def _committed_bounds(self, topic: str) -> tuple[int, int]:
         """The same, up to the first transaction that is open."""
         place = TopicPartition(topic, 0)
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the client lacks the annotation
+        latest = OffsetSpec.latest()
         end = self._offsets([place], latest, IsolationLevel.READ_COMMITTED)
         return self.start_offsets([place])[place], end[place]
 
