@@ -167,9 +167,9 @@ class EmbeddedReader(LogReader):
         """Find new topics and assign their partitions; notice topics that are gone or were made anew."""
         wanted = self._wanted()
         for tp, place in self._places.items():
-            known = wanted.get(tp.topic)
-            if known is None or known[0].id != place.topic_id:
-                raise _gap(tp, "was deleted" if known is None else "was deleted and made anew")
+            still = wanted.get(tp.topic)
+            if still is None or still[0].id != place.topic_id:
+                raise _gap(tp, "was deleted" if still is None else "was deleted and made anew")
         new: dict[TopicPartition, _Place] = {}
         moved = False
         for name, (topic, source) in wanted.items():
