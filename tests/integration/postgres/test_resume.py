@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cdc.log import LogWriter
+from connectors import postgres
 from connectors.postgres import stream
 from connectors.postgres.position import Position
 from tests.integration.postgres.conftest import MakeSource
@@ -162,7 +163,10 @@ def test_the_second_capture_waits_and_fences_nobody(
 
 
 @pytest.mark.parametrize("how", ["stop", "immediate", "kill"])
-def test_the_server_is_restarted_under_us(own_postgres: Postgres, source18: MakeSource, how: str) -> None:
+def test_the_server_is_restarted_under_us(
+    own_postgres: Postgres, source18: MakeSource, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(postgres, "ASIDE_SECONDS", (1.0, 2.0))
     own_postgres.settings["fsync"] = "on"
     own_postgres.start()
     database = Database(own_postgres, "postgres")
