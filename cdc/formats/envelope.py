@@ -39,13 +39,15 @@ class TransactionParts(NamedTuple):
     tail: bytes
 
 
-@dataclass(frozen=True, slots=True)
 class Envelope:
     """What the ``source`` block says of one source: `connector` (``postgresql``), its `name`, its `database`."""
 
-    connector: str
-    name: str
-    database: str
+    def __init__(self, connector: str, name: str, database: str) -> None:
+        source = (dumps(__version__), dumps(connector), dumps(name))
+        self._begin = b'"source":{"version":%b,"connector":%b,"name":%b,"ts_ms":' % source
+        self._database = b',"db":%b,"sequence":"' % dumps(database)
+        self._streamed = b',"snapshot":"false"' + self._database
+        self._read = b',"snapshot":"incremental"' + self._database + b'[null,null]",'
 
     def transaction(self, xid: int, commit_time: int, last_commit_lsn: int | None, now: int) -> TransactionParts:
         """The parts for a streamed transaction.
@@ -53,32 +55,19 @@ class Envelope:
         `commit_time` is µs, `now` (when we process it) ns since 1970; `last_commit_lsn` is that of the transaction
         before it, None if there was none.
         """
-        last = "null" if last_commit_lsn is None else f'\\"{last_commit_lsn}\\"'
+        last = b"null" if last_commit_lsn is None else b'\\"%d\\"' % last_commit_lsn
         return TransactionParts(
-            self._head(commit_time, "false") + f'[{last},\\"'.encode(),
-            b'\\"]",' + _fine_times(commit_time),
+            b'%b%d%b[%b,\\"' % (self._begin, commit_time // 1000, self._streamed, last),
+            b'\\"]","ts_us":%d,"ts_ns":%d000,' % (commit_time, commit_time),
             b'"txId":%d,"lsn":' % xid,
             _processed(now),
         )
 
     def reading(self, read_time: int, now: int) -> TransactionParts:
         """The parts for rows that a snapshot read at `read_time` (µs since 1970)."""
-        head = self._head(read_time, "incremental") + b'[null,null]",' + _fine_times(read_time)
+        times = b'"ts_us":%d,"ts_ns":%d000,' % (read_time, read_time)
+        head = b"%b%d%b%b" % (self._begin, read_time // 1000, self._read, times)
         return TransactionParts(head, b"", b'"txId":null,"lsn":null', _processed(now))
-
-    def _head(self, time: int, snapshot: str) -> bytes:
-        return b'"source":{"version":%b,"connector":%b,"name":%b,"ts_ms":%d,"snapshot":"%b","db":%b,"sequence":"' % (
-            dumps(__version__),
-            dumps(self.connector),
-            dumps(self.name),
-            time // 1000,
-            snapshot.encode(),
-            dumps(self.database),
-        )
-
-
-def _fine_times(time: int) -> bytes:
-    return b'"ts_us":%d,"ts_ns":%d,' % (time, time * 1000)
 
 
 def _processed(now: int) -> bytes:

@@ -299,6 +299,26 @@ def decode(message: bytes) -> PgoutputMessage:
     return decoded
 
 
+_BEGIN: Final = struct.Struct(">QqI")
+_COMMIT: Final = struct.Struct(">BQQq")
+
+
+def decode_begin(frame: bytes, start: int) -> Begin:
+    """:func:`decode` for a Begin message whose fields begin at `start`: one comes with every transaction."""
+    if len(frame) != start + _BEGIN.size:
+        raise DecodeError(f"pgoutput message Begin of {len(frame) - start + 1} bytes")
+    final_lsn, commit_time, xid = _BEGIN.unpack_from(frame, start)
+    return Begin(final_lsn, commit_time + EPOCH_OFFSET_MICROSECONDS, xid)
+
+
+def decode_commit(frame: bytes, start: int) -> Commit:
+    """:func:`decode` for a Commit message whose fields begin at `start`."""
+    if len(frame) != start + _COMMIT.size:
+        raise DecodeError(f"pgoutput message Commit of {len(frame) - start + 1} bytes")
+    flags, commit_lsn, end_lsn, commit_time = _COMMIT.unpack_from(frame, start)
+    return Commit(flags, commit_lsn, end_lsn, commit_time + EPOCH_OFFSET_MICROSECONDS)
+
+
 def decode_frame(frame: bytes) -> XLogData | Keepalive:
     """Decode what one CopyData of the stream holds. Raises DecodeError, whatever the bytes."""
     cursor = _Cursor(frame, "replication frame")

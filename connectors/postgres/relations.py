@@ -67,7 +67,8 @@ class Relations:
         """`last` is the id (hex) of the schema that each table's rows had last, from the position."""
         self._tables = tables
         self._on_log = dict(log.schemas())
-        self._last = {name: bytes.fromhex(id_) for name, id_ in last.items()}
+        self.last = last
+        """The id (hex) of the schema that each table's rows had last, for the position. Replaced, never changed."""
         self._reads: dict[bytes, CompiledRead] = {}
         self.known: dict[int, Known] = {}
         self.compiled: dict[bytes, CompiledTable] = {}
@@ -105,7 +106,7 @@ class Relations:
         self._install(relation.oid)
         if logged:
             return None
-        changed = self._last.get(name, schema.id) != schema.id
+        changed = self.last.get(name, schema.id.hex()) != schema.id.hex()
         resync = self.seen(table, schema)
         return News(name, self.first_use(schema), changed, resync)
 
@@ -149,10 +150,6 @@ class Relations:
         self._on_log[schema.id] = schema
         return schema
 
-    def last_schemas(self) -> dict[str, str]:
-        """For the position: see `last` of the constructor."""
-        return {name: id_.hex() for name, id_ in self._last.items()}
-
     def seen(self, table: CatalogTable, schema: TableSchema) -> str:
         """The rows of `table` are of this schema from now on. Says why those on the log must be read again.
 
@@ -160,9 +157,9 @@ class Relations:
         leaves the rows as they were, one added without a default too. A column that went while another came may be a
         rename.
         """
-        before = self._last.get(table.full_name)
-        self._last[table.full_name] = schema.id
-        old = self._on_log.get(before) if before is not None else None
+        before = self.last.get(table.full_name)
+        self.last = {**self.last, table.full_name: schema.id.hex()}
+        old = self._on_log.get(bytes.fromhex(before)) if before is not None else None
         if old is None or old.id == schema.id:
             return ""
         added = [column.name for column in schema.columns if column.name not in old.by_name]

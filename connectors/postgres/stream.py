@@ -49,7 +49,7 @@ SHUTDOWN_SECONDS: Final = 2.0
 """So many answers requested in so many seconds mean that the server wants to stop and waits for us."""
 
 _XLOG_DATA: Final = ord("w")
-_INSERT, _UPDATE, _DELETE = b"IUD"
+_INSERT, _UPDATE, _DELETE, _BEGIN, _COMMIT = b"IUDBC"
 _WHOLE: Final = 1 << 62
 """Rows to skip when the whole transaction is: so many that counting down never comes near zero."""
 
@@ -231,12 +231,13 @@ class PostgresStream(Stream):
 
     def _other(self, frame: bytes) -> None:
         """Everything that is not a row, by the plain decoder."""
-        self._received = max(self._received, int.from_bytes(frame[1:9], "big"))
+        if frame[25] == _BEGIN:
+            self._begin_transaction(pgoutput.decode_begin(frame, 26))
+            return
+        if frame[25] == _COMMIT:
+            self._end_transaction(pgoutput.decode_commit(frame, 26))
+            return
         match pgoutput.decode(frame[25:]):
-            case pgoutput.Begin() as begin:
-                self._begin_transaction(begin)
-            case pgoutput.Commit() as commit:
-                self._end_transaction(commit)
             case pgoutput.Relation() as relation:
                 self._describe(relation)
             case pgoutput.Truncate() as truncate:
@@ -259,6 +260,7 @@ class PostgresStream(Stream):
 
     def _end_transaction(self, commit: pgoutput.Commit) -> None:
         self._in_transaction = False
+        self._received = max(self._received, commit.end_lsn)
         skipped, self._skip = self._skip, 0
         if skipped and not self._nonce_seen:
             if skipped < _WHOLE >> 1:
@@ -483,7 +485,7 @@ class PostgresStream(Stream):
             commit_lsn=self._commit_lsn,
             open=half,
             snapshots=dict(self._plan),
-            schemas=self._relations.last_schemas(),
+            schemas=self._relations.last,
             request=self._request,
         )
         self._dirty = self._moved = False

@@ -24,6 +24,8 @@ from connectors.postgres.pgoutput import (
     Update,
     XLogData,
     decode,
+    decode_begin,
+    decode_commit,
     decode_frame,
 )
 
@@ -91,3 +93,15 @@ def test_frames() -> None:
     for wrong in (b"", b"x", b"w" + LSN, b"k" + LSN + TIME, b"k" + LSN + TIME + b"\0\0"):
         with pytest.raises(DecodeError):
             decode_frame(wrong)
+
+
+@pytest.mark.parametrize(("message", "expected"), EXAMPLES[:2], ids=["begin", "commit"])
+def test_the_quick_ways_read_what_the_plain_one_reads(message: bytes, expected: PgoutputMessage) -> None:
+    quick = decode_begin if isinstance(expected, Begin) else decode_commit
+    frame = b"w" + bytes(24) + message
+    assert quick(frame, 26) == expected
+    for length in range(len(frame)):
+        with pytest.raises(DecodeError):
+            quick(frame[:length], 26)
+    with pytest.raises(DecodeError):
+        quick(frame + b"x", 26)
