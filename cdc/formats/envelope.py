@@ -45,9 +45,9 @@ class Envelope:
     def __init__(self, connector: str, name: str, database: str) -> None:
         source = (dumps(__version__), dumps(connector), dumps(name))
         self._begin = b'"source":{"version":%b,"connector":%b,"name":%b,"ts_ms":' % source
-        self._database = b',"db":%b,"sequence":"' % dumps(database)
-        self._streamed = b',"snapshot":"false"' + self._database
-        self._read = b',"snapshot":"incremental"' + self._database + b'[null,null]",'
+        database_part = b',"db":%b,"sequence":"' % dumps(database)
+        self._streamed = b',"snapshot":"false"' + database_part
+        self._read = b',"snapshot":"incremental"' + database_part + b'[null,null]",'
 
     def transaction(self, xid: int, commit_time: int, last_commit_lsn: int | None, now: int) -> TransactionParts:
         """The parts for a streamed transaction.
@@ -58,14 +58,14 @@ class Envelope:
         last = b"null" if last_commit_lsn is None else b'\\"%d\\"' % last_commit_lsn
         return TransactionParts(
             b'%b%d%b[%b,\\"' % (self._begin, commit_time // 1000, self._streamed, last),
-            b'\\"]","ts_us":%d,"ts_ns":%d000,' % (commit_time, commit_time),
+            b'\\"]","ts_us":%d,"ts_ns":%d,' % (commit_time, commit_time * 1000),
             b'"txId":%d,"lsn":' % xid,
             _processed(now),
         )
 
     def reading(self, read_time: int, now: int) -> TransactionParts:
         """The parts for rows that a snapshot read at `read_time` (µs since 1970)."""
-        times = b'"ts_us":%d,"ts_ns":%d000,' % (read_time, read_time)
+        times = b'"ts_us":%d,"ts_ns":%d,' % (read_time, read_time * 1000)
         head = b"%b%d%b%b" % (self._begin, read_time // 1000, self._read, times)
         return TransactionParts(head, b"", b'"txId":null,"lsn":null', _processed(now))
 
