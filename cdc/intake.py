@@ -18,7 +18,7 @@ from cdc.log import Fetched, TopicPartition
 
 IDLE_SECONDS: Final = 0.2
 """How long a poll waits while there is nothing to write."""
-BATCH_BYTES: Final = 16 << 20
+BATCH_BYTES: Final = 32 << 20
 """No more is polled once so many bytes of values wait."""
 
 

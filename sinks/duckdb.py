@@ -72,6 +72,7 @@ class LargeBatch(BatchConfig):
     """Every write opens, syncs and closes the file: few large ones are faster."""
 
     rows: int = Field(default=100_000, gt=0)
+    every: Duration = 1.0
 
 
 class DuckDBConfig(SinkConfig):
