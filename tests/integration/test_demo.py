@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,21 +16,33 @@ import pytest
 
 from cdc.demo.compare import differences
 from tests.servers import wait_until
+from tests.servers.postgres import new_folder
 
 pytestmark = pytest.mark.xdist_group("demo")
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    folder.chmod(0o755)
-    for parent in folder.parents[:2]:
-        parent.chmod(0o755)  # the demo's database runs as nobody when we are root
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that the demo's database can reach, which runs as nobody when we are root."""
+    made = new_folder()
+    yield made
+    shutil.rmtree(made)
+
+
+@contextmanager
+def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / "output").open("wb") as output:
-        return subprocess.Popen(
+        demo = subprocess.Popen(
             [sys.executable, "-m", "cdc", "demo", *options],
             stdout=output,
             stderr=output,
             env={**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"},
         )
+    try:
+        yield demo
+    finally:
+        demo.kill()
+        demo.wait()
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -37,23 +52,23 @@ def left_behind(folder: Path) -> list[str]:
     return files + [line for line in lines if str(folder) in line]
 
 
-def test_unattended_every_store_equals_the_database(tmp_path: Path) -> None:
-    demo = start(tmp_path, "--duration", "12")
-    assert demo.wait(200) == 0, (tmp_path / "output").read_text()[-3000:]
-    output = (tmp_path / "output").read_text()
+def test_unattended_every_store_equals_the_database(folder: Path) -> None:
+    with started(folder, "--duration", "12") as demo:
+        assert demo.wait(200) == 0, (folder / "output").read_text()[-3000:]
+    output = (folder / "output").read_text()
     assert output.count("equal to the database") == 3
     assert "GET customers:1 = {" in output
     assert "lag" in output
-    assert left_behind(tmp_path) == []
+    assert left_behind(folder) == []
 
 
-def test_interrupted_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
-    demo = start(tmp_path)
-    output = tmp_path / "output"
-    wait_until(lambda: " shop.orders " in output.read_text(), seconds=120, what="the first event")
-    demo.send_signal(signal.SIGINT)
-    assert demo.wait(120) == 0, output.read_text()[-3000:]
-    assert left_behind(tmp_path) == []
+def test_interrupted_it_leaves_no_process_and_no_file(folder: Path) -> None:
+    output = folder / "output"
+    with started(folder) as demo:
+        wait_until(lambda: " shop.orders " in output.read_text(), seconds=120, what="the first event")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(120) == 0, output.read_text()[-3000:]
+    assert left_behind(folder) == []
 
 
 def test_differences_are_seen() -> None:

@@ -69,7 +69,7 @@ def test_first_screen(shop: Database, valkey_server: RedisServer, tmp_path: Path
     (tmp_path / "cdc.yaml").write_text(blocks("yaml")[0])
     install, *rest = commands(blocks("sh")[1])
     assert install.startswith("pip install -e ")
-    run(f"{sys.executable} -m {install} --dry-run --no-deps --no-build-isolation --quiet", ROOT)
+    run(f"{sys.executable} -m {install} --dry-run --no-deps --quiet", ROOT)
     output = {command: run(command, tmp_path, DATABASE_URL=shop.dsn, REDIS_URL=valkey_server.url) for command in rest}
     events = [json.loads(line) for line in output["cdc tap --from beginning --limit 3"].splitlines()]
     assert sorted(event["value"]["after"]["id"] for event in events) == [1, 7, 8]
