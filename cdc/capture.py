@@ -24,9 +24,13 @@ PATIENCE_SECONDS: Final = 10.0
 """A log, or a re-read, that holds us up for longer makes us let go of the source: a client that stops reading hangs
 the database's shutdown even if it still sends feedback."""
 LOADED_COMMIT_SECONDS: Final = 0.25
-"""How long an append stays open when there is more to do than time."""
-BUSY_SHARE: Final = 0.5
-"""Above this share of time spent working rather than waiting for the source, the loop counts as loaded."""
+"""How long an append stays open when there is a backlog."""
+BACKLOG_RECORDS: Final = 1000
+"""So many records in an append mean that there is one."""
+DRY_SECONDS: Final = 0.005
+"""A source that says nothing for so long has no more for now."""
+IDLE_SECONDS: Final = 0.2
+"""How long to wait for a source that has nothing to say before other things are looked after."""
 
 
 class Marker:
@@ -74,9 +78,6 @@ class Stream(ABC):
     incomplete: bool
     """True: `fill` must be called before what `read` returned last is appended."""
 
-    waited: float
-    """Seconds spent waiting for the source since the start."""
-
     splittable: bool
     """False while what was read so far must go into one append with what comes next."""
 
@@ -117,9 +118,9 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
     try:
         stream.start()
         stream.resume(_fence(writer, stream))
+        pace = Pace()
         while True:
             stopping = control.stopping() or (control.until_caught_up and stream.caught_up())
-            pace = Pace(stream.waited)
             place = None
             while True:
                 # 1. Read and decode what the source has sent.
@@ -128,21 +129,20 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
                 # 2. Fill what it left out, outside of any append.
                 if stream.incomplete:
                     if pace.open:
-                        _commit(stream, writer, place)
-                        pace = Pace(stream.waited)
+                        _commit(stream, writer, pace, place)
                     _until(stream, "the source to show rows that it has sent", stream.fill)
                 # 3. Append, beginning one append per commit.
                 if items:
                     _append(stream, writer, items)
-                    pace.appended()
+                    pace.appended(items)
                 place = stream.position() or place
                 stream.attend()
                 stopping = stopping or control.stopping()
                 # 4. Commit records and position in one, as often as the load allows.
-                if stream.splittable and (stopping or pace.due(stream.waited, dry=not items)):
+                if stream.splittable and (stopping or pace.due(dry=not items)):
                     break
             if place is not None or pace.open:
-                _commit(stream, writer, place)
+                _commit(stream, writer, pace, place)
             # 5. Say how it goes, and end when asked to.
             control.caught_up = stream.caught_up()
             stream.report()
@@ -156,38 +156,39 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
 class Pace:
     """When to commit: at once while there is little to do, seldom under load.
 
-    A commit costs a log several milliseconds whatever is in it. So an append is closed as soon as the source has
-    nothing more to say, unless the loop is busy most of the time; then it stays open for a quarter of a second, and
-    one commit carries tens of thousands of rows. The load is measured, not configured: the share of the time since the
-    last commit in which the loop worked instead of waiting for the source.
+    A commit costs a log several milliseconds whatever is in it. So what was read is committed at once, unless it is
+    much: as long as a commit lasts, changes pile up, and a thousand of them or more are a backlog. Then the append
+    stays open for a quarter of a second, or until the source has nothing more to say, and one commit carries tens of
+    thousands of rows. So a trickle of any kind arrives within two commits, and a flood costs four commits a second.
     """
 
-    def __init__(self, waited: float) -> None:
-        self._began = time.monotonic()
-        self._waited = waited
+    def __init__(self) -> None:
+        self.records = 0
+        """How many are in the open append."""
         self._opened = 0.0
-        self.open = False
 
-    def appended(self) -> None:
-        """Something is in the append now."""
-        if not self.open:
-            self.open = True
+    @property
+    def open(self) -> bool:
+        """Whether there is anything to commit."""
+        return self.records > 0
+
+    def appended(self, items: Sequence[Item]) -> None:
+        """`items` are in the append now."""
+        if not self.records:
             self._opened = time.monotonic()
+        self.records += sum(len(item) if isinstance(item, list) else 1 for item in items)
+
+    def committed(self) -> None:
+        """The append is closed."""
+        self.records = 0
 
     def patience(self) -> float:
         """How long to wait for the source, seconds: while an append is open only long enough to see that it is dry."""
-        return 0.001 if self.open else 0.2
+        return DRY_SECONDS if self.records else IDLE_SECONDS
 
-    def due(self, waited: float, *, dry: bool) -> bool:
-        """Whether to commit now."""
-        now = time.monotonic()
-        if not self.open:
-            return dry
-        if now - self._opened >= LOADED_COMMIT_SECONDS:
-            return True
-        elapsed = now - self._began
-        busy = 1.0 - (waited - self._waited) / elapsed if elapsed > 0 else 0.0
-        return dry and busy < BUSY_SHARE
+    def due(self, *, dry: bool) -> bool:
+        """Whether to commit now; `dry` when the source had nothing to say for as long as `patience` said."""
+        return dry or 0 < self.records < BACKLOG_RECORDS or time.monotonic() - self._opened >= LOADED_COMMIT_SECONDS
 
 
 def _append(stream: Stream, writer: LogWriter, items: Sequence[Item]) -> None:
@@ -214,13 +215,14 @@ def _append_records(stream: Stream, writer: LogWriter, records: Sequence[Produce
     _until(stream, "the log to take records", some)
 
 
-def _commit(stream: Stream, writer: LogWriter, place: Callable[[], bytes] | None) -> None:
+def _commit(stream: Stream, writer: LogWriter, pace: Pace, place: Callable[[], bytes] | None) -> None:
     if place is None:
         raise AssertionError("an append without a position")
     position = place()
     _until(stream, "the log to commit", lambda: writer.commit(position, SLICE_SECONDS))
     faults.reach("capture.before_acknowledge")
     stream.stored()
+    pace.committed()
 
 
 def _fence(writer: LogWriter, stream: Stream) -> bytes | None:

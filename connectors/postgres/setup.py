@@ -11,6 +11,7 @@ import uuid
 from typing import Final
 
 import structlog
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from cdc.errors import FencedError, GapError, TransientError
 from cdc.event import epoch_of
@@ -25,6 +26,7 @@ from connectors.postgres.tables import Tables
 log = structlog.get_logger()
 
 COMMIT_SECONDS: Final = 1.0
+INTENT_SECONDS: Final = 30.0
 TAIL_RECORDS: Final = (1, 100, 10_000)
 """How far from the end of a partition its last record is looked for; commit markers lie in between."""
 
@@ -105,12 +107,21 @@ def _intend(
             made=before.made if before is not None else not slot_exists(connection, slot),
         )
         encoded = position.encode()
-        for _ in range(30):
-            if writer.commit(encoded, COMMIT_SECONDS):
-                return position
-        raise TransientError("the log does not take the position of a new source")
+        patience = Retrying(
+            stop=stop_after_delay(INTENT_SECONDS), wait=wait_fixed(0.02), retry=retry_if_result(_not_yet)
+        )
+        patience(writer.commit, encoded, COMMIT_SECONDS)
+        # What is committed may become readable a little later, and what starts now reads it.
+        patience(lambda: log_.positions().get(name) == encoded)
+        return position
+    except RetryError:
+        raise TransientError("the log does not take the position of a new source", hint="it is tried again") from None
     finally:
         writer.close()
+
+
+def _not_yet(done: bool) -> bool:
+    return not done
 
 
 def _highest_epoch(tables: Tables, log_: Log) -> int:

@@ -69,7 +69,6 @@ class PostgresStream(Stream):
         self._control = control
         self._connection: ReplicationConnection | None = None
         self._snapshots: Snapshots | None = None
-        self.waited = 0.0
         self.incomplete = False
         self.splittable = True
         # Where we are in the source's log.
@@ -111,7 +110,7 @@ class PostgresStream(Stream):
         """Check what can be checked before the slot is ours, then take the slot."""
         stored = self._log.positions().get(self._name)
         if stored is None:
-            raise gap("the position of this source vanished from the log")
+            raise TransientError("the position of this source can't be read from the log yet", hint="it is tried again")
         position = decode_position(stored)
         self._tables.refresh()
         self._connection = ReplicationConnection(self._config)
@@ -224,10 +223,7 @@ class PostgresStream(Stream):
     def _wait(self, connection: ReplicationConnection, length: int, seconds: float) -> bool:
         if length < 0:
             raise connection.end_of_stream()
-        began = time.monotonic()
-        ready = connection.wait(seconds)
-        self.waited += time.monotonic() - began
-        return ready
+        return connection.wait(seconds)
 
     def _other(self, frame: bytes) -> None:
         """Everything that is not a row, by the plain decoder."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import cdc.capture
 from cdc import faults, role
-from cdc.capture import Stream
+from cdc.capture import Pace, Stream
 from cdc.log import LogWriter
 from connectors.postgres.stream import PostgresStream
 from sinks import _redis_scripts as scripts
@@ -27,7 +27,7 @@ def without_version_guard() -> None:
 def acknowledging_first() -> None:
     """The database is told that changes are safe before they are."""
 
-    def commit(stream: Stream, writer: LogWriter, place: Callable[[], bytes] | None) -> None:
+    def commit(stream: Stream, writer: LogWriter, pace: Pace, place: Callable[[], bytes] | None) -> None:
         assert isinstance(stream, PostgresStream)
         assert place is not None
         position = place()
@@ -36,6 +36,7 @@ def acknowledging_first() -> None:
         faults.reach("capture.before_acknowledge")
         while not writer.commit(position, 1.0):
             stream.keepalive()
+        pace.committed()
 
     cdc.capture._commit = commit
 
