@@ -1,13 +1,9 @@
-"""The change event, and the one integer that orders everything."""
+"""What a change consists of: its operation, its values, and the one integer that orders everything."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, Union
-
-from schemas.table import TableSchema
 
 SEQUENCE_BITS: Final = 48
 
@@ -38,28 +34,6 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 
 Value = Union[None, bool, int, str, bytes, list["Value"], Unchanged]  # noqa: UP007 - recursive
 """A canonical value; which form belongs to which logical type stands in :mod:`schemas.types`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """The source transaction of an event. `commit_time` is microseconds since 1970, UTC."""
-
-    id: int
-    commit_lsn: int
-    commit_time: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One captured change, columns in the order of `schema`. `ordinal` counts the events of its transaction from 0."""
-
-    operation: Operation
-    schema: TableSchema
-    before: Sequence[Value] | None
-    after: Sequence[Value] | None
-    transaction: Transaction
-    lsn: int
-    ordinal: int
 
 
 def version(epoch: int, sequence: int) -> int:
