@@ -61,7 +61,7 @@ def run_role(pipeline: Pipeline, role: str, control: Control, logbook: Log) -> i
             source = role.startswith("source/")
             state = State.NEEDS_SNAPSHOT if source else State.NEEDS_REBUILD
             _failed(control, state, error)
-            if not source or control.until_caught_up or not _snapshot_requested(role, control, logbook, state, error):
+            if not source or control.until_caught_up or not _snapshot_requested(control, state, error):
                 return 0 if control.stopping() else error.exit_code
         except (TransientError, FencedError) as error:
             if isinstance(error, FencedError) and role.startswith("sink/"):
@@ -117,11 +117,11 @@ def _failed(control: Control, state: State, error: CdcError) -> None:
 
 
 def _report(control: Control, state: State, error: CdcError | str = "") -> None:
-    """Say how the worker is. A log that does not answer has been reported as the error itself, on stderr."""
+    """Say how the worker is. What it failed of is told even if that can't be stored."""
     try:
         control.report(state, redact(str(error)))
-    except TransientError as unreachable:
-        log.warning("worker.not_reported", state=state.value, error=str(unreachable.args[0]))
+    except CdcError as refused:
+        log.warning("worker.not_reported", state=state.value, error=str(refused.args[0]))
 
 
 def _pause(control: Control, state: State, error: CdcError, seconds: float) -> bool:
@@ -134,15 +134,11 @@ def _pause(control: Control, state: State, error: CdcError, seconds: float) -> b
     return control.stopping()
 
 
-def _snapshot_requested(role: str, control: Control, logbook: Log, state: State, error: CdcError) -> bool:
+def _snapshot_requested(control: Control, state: State, error: CdcError) -> bool:
     """Wait until somebody asked for a snapshot of this source; False when the worker is to stop instead."""
-    name = role.partition("/")[2]
     while not _pause(control, state, error, POLL_SECONDS):
-        try:
-            if name in logbook.states("snapshot_request"):
-                return True
-        except TransientError:
-            continue  # asked again in a second, for as long as it takes
+        if control.request is not None:
+            return True
     return False
 
 
@@ -164,11 +160,11 @@ def main(file: str, role: str) -> int:
     except ConfigurationError as error:
         log.error("worker.misconfigured", error=str(error))
         return error.exit_code
-    control = Control(role, logbook)
-    stop_on_signals(control.stop)
-    threading.Thread(target=_obey, args=(control,), daemon=True).start()
     try:
-        return run_role(pipeline, role, control, logbook)
+        with Control(role, logbook) as control:
+            stop_on_signals(control.stop)
+            threading.Thread(target=_obey, args=(control,), daemon=True).start()
+            return run_role(pipeline, role, control, logbook)
     finally:
         logbook.close()
 

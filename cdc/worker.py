@@ -6,13 +6,24 @@ import threading
 import time
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
+import structlog
+
+from cdc.errors import CdcError, TransientError
 from cdc.log import Log
 
 REPORT_EVERY_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 1.0
+"""How often the log is asked for what the operator wants."""
+LAST_REPORT_SECONDS: Final = 12.0
+"""How long the end of a worker may wait for its last report to be stored."""
 SILENT_SECONDS: Final = 15.0
 """A worker that has not reported for so long does not run any more, whatever it said last."""
+REQUEST: Final = "snapshot_request"
+"""Kind of the state by which ``cdc snapshot`` asks a source to read tables again: ``{"id": …, "tables": …}``."""
+
+logger = structlog.get_logger()
 
 
 class State(StrEnum):
@@ -36,20 +47,43 @@ def running(report: Mapping[str, Any] | None) -> bool:
 
 
 class Control:
-    """Handed to a worker's loop: when to stop, and where to say how it is.
+    """Handed to a worker's loop: when to stop, what the operator asks for, and where to say how it is.
 
     `role` is ``source/NAME`` or ``sink/NAME``. Reports go to the log (state kind ``worker``), so that ``cdc status``
-    reads them whether or not the worker runs; a change of state is written at once, mere progress every two seconds.
+    reads them whether or not the worker runs; requests come from it. A thread of its own does both, from entering to
+    leaving this context: a log that is slow to answer does not hold up the rows. A change of state is written at once,
+    mere progress every two seconds; the last report is written before the context ends.
     """
 
     def __init__(self, role: str, log: Log, *, until_caught_up: bool = False) -> None:
         self.role = role
         self.until_caught_up = until_caught_up
         self.caught_up = False
+        self.request: Mapping[str, Any] | None = None
+        """What ``cdc snapshot`` asked of this source, as far as it is known and not done."""
+        self.looked = False
+        """Whether `request` says what was asked for before this worker began."""
+        self.done: str | None = None
+        """The id of the request that was carried out last; it is then removed."""
         self._log = log
         self._stop = threading.Event()
-        self._written: tuple[State, str] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"control of {role}", daemon=True)
+        self._wake = threading.Event()
+        self._ended = False
+        self._latest: dict[str, Any] | None = None
+        self._written: dict[str, Any] | None = None
         self._written_at = 0.0
+        self._failure: CdcError | None = None
+
+    def __enter__(self) -> Self:
+        self._wake.set()  # at once the first time
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        self._wake.set()
+        self._thread.join(LAST_REPORT_SECONDS)
 
     def stop(self) -> None:
         """Ask the worker to drain and return. Called by a signal handler."""
@@ -64,10 +98,54 @@ class Control:
         return self._stop.wait(seconds)
 
     def report(self, state: State, error: str = "", progress: Mapping[str, Any] | None = None) -> None:
-        """Tell how the worker is. `error` is the sentence of the last failure, with its hint."""
-        now = time.monotonic()
-        if self._written == (state, error) and now - self._written_at < REPORT_EVERY_SECONDS:
+        """Tell how the worker is. `error` is the sentence of the last failure, with its hint.
+
+        Raises what kept the report before from being stored, unless that was transient.
+        """
+        before = self._latest
+        self._latest = {"state": state.value, "error": error, "at": time.time(), **(progress or {})}
+        if before is None or (before["state"], before["error"]) != (state.value, error):
+            self._wake.set()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _run(self) -> None:
+        ended, failing = False, False
+        while not ended:
+            self._wake.wait(LOOK_SECONDS)
+            self._wake.clear()
+            ended = self._ended
+            try:
+                self._write(whatever=ended)
+                self._look()
+                failing = False
+            except TransientError as error:
+                if not failing:
+                    logger.warning("worker.not_reported", worker=self.role, error=str(error.args[0]))
+                failing = True
+            except CdcError as error:
+                self._failure = error
+
+    def _write(self, *, whatever: bool) -> None:
+        """Store the latest report when that is due."""
+        latest, written = self._latest, self._written
+        if latest is None or latest is written:
             return
-        document = {"state": state.value, "error": error, "at": time.time(), **(progress or {})}
-        self._log.put_state("worker", self.role, document)
-        self._written, self._written_at = (state, error), now
+        same = written is not None and all(latest[name] == written[name] for name in ("state", "error"))
+        if not same or whatever or time.monotonic() - self._written_at >= REPORT_EVERY_SECONDS:
+            self._log.put_state("worker", self.role, latest)
+            self._written, self._written_at = latest, time.monotonic()
+
+    def _look(self) -> None:
+        """See what is asked for; a request that was carried out goes."""
+        kind, _, name = self.role.partition("/")
+        if kind != "source":
+            self.looked = True
+            return
+        request = self._log.states(REQUEST).get(name)
+        if request is not None and request["id"] == self.done:
+            self._log.put_state(REQUEST, name, None)
+            request = None
+        self.request = request
+        self.looked = True

@@ -49,7 +49,6 @@ def _chosen(pipeline: Pipeline, only: Sequence[str]) -> list[str]:
 
 def _here(session: Session, pipeline: Pipeline, role: str, until_caught_up: bool) -> int:
     structlog.contextvars.bind_contextvars(worker=role)
-    with session.log(pipeline) as log:
-        control = Control(role, log, until_caught_up=until_caught_up)
+    with session.log(pipeline) as log, Control(role, log, until_caught_up=until_caught_up) as control:
         stop_on_signals(control.stop)
         return run_role(pipeline, role, control, log)

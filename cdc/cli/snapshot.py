@@ -12,9 +12,7 @@ from cdc.config.patterns import is_literal, selects
 from cdc.config.pipeline import Pipeline
 from cdc.config.problems import nearest
 from cdc.errors import ConfigurationError
-from cdc.worker import running
-
-KIND = "snapshot_request"
+from cdc.worker import REQUEST, running
 
 
 def snapshot(session: Session, tables: Sequence[str]) -> None:
@@ -23,10 +21,10 @@ def snapshot(session: Session, tables: Sequence[str]) -> None:
     wanted = _by_source(pipeline, tables)
     with session.log(pipeline) as log:
         log.create_topics([])
-        pending, workers = log.states(KIND), log.states("worker")
+        pending, workers = log.states(REQUEST), log.states("worker")
         requests = {name: _request(names, pending.get(name)) for name, names in wanted.items()}
         for name, request in requests.items():
-            log.put_state(KIND, name, request)
+            log.put_state(REQUEST, name, request)
     lines = []
     for name, request in requests.items():
         what = ", ".join(request["tables"]) if request["tables"] is not None else "all tables"

@@ -15,7 +15,7 @@ from cdc.cli.session import Session
 from cdc.config.pipeline import Pipeline
 from cdc.config.secrets import redact
 from cdc.log import Log
-from cdc.worker import State, running
+from cdc.worker import REQUEST, State, running
 
 NOISE_BYTES: Final = 8192
 """A page of WAL: what a server that is at rest writes for itself is not lag."""
@@ -34,7 +34,7 @@ def status(session: Session) -> None:
             for name in pipeline.sources
         }
         sinks = {name: _sink(pipeline, log, name, workers.get(f"sink/{name}")) for name in pipeline.sinks}
-        requests = log.states("snapshot_request")
+        requests = log.states(REQUEST)
     for name, request in requests.items():
         if name in sources:
             sources[name]["snapshot_request"] = request

@@ -30,7 +30,7 @@ def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[
     at = first
     try:
         while at < end:
-            for message in consumer.consume(5_000, 0.1):
+            for message in _arrived(consumer):
                 error = message.error()
                 if error is None:
                     if message.offset() < end:
@@ -46,6 +46,12 @@ def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[
                 )
     finally:
         consumer.unassign()
+
+
+def _arrived(consumer: Consumer) -> list[Message]:
+    """What is there, waiting a little for the first: `consume` alone waits until it has as many as it may return."""
+    first = consumer.poll(0.1)
+    return [] if first is None else [first, *consumer.consume(5_000, 0)]
 
 
 def last_value(settings: Mapping[str, Any], topic: str, key: bytes, bounds: Bounds) -> bytes | None:

@@ -72,7 +72,8 @@ class KafkaLog(Log):
         self._lock = threading.Lock()
         self._client: AdminClient | None = None
         self._producer: Producer | None = None
-        settings = consumer_settings(config) | {"group.id": self.group_id("-")}
+        # Internal topics are read to their end, and that it is the end is said by a fetch that found nothing more.
+        settings = consumer_settings(config) | {"group.id": self.group_id("-"), "fetch.wait.max.ms": 5}
         self._reading = settings
         self._tables = {
             topic: Table(settings, topic, self._committed_bounds)

@@ -14,16 +14,17 @@ from cdc.capture import capture
 from cdc.connector import Connector, Finding, SourceConfig
 from cdc.errors import CdcError, ConfigurationError, GapError
 from cdc.log import Log, topic_name
-from cdc.worker import Control, State
+from cdc.worker import REQUEST, Control, State
 from connectors.postgres.catalogue import captured_tables
 from connectors.postgres.client import connect, conninfo, refused
 from connectors.postgres.config import PostgresConfig
+from connectors.postgres.feedback import StepAside
 from connectors.postgres.lsn import format_lsn
 from connectors.postgres.position import decode_position
 from connectors.postgres.preflight import preflight
 from connectors.postgres.setup import ensure_slot, recreate
 from connectors.postgres.slot import retained_bytes
-from connectors.postgres.stream import PostgresStream, StepAside
+from connectors.postgres.stream import PostgresStream
 from connectors.postgres.tables import Tables
 
 log = structlog.get_logger()
@@ -66,7 +67,7 @@ class PostgresConnector(Connector):
                 capture(stream, log_.writer(self._name), control)
                 return
             except GapError as gap:
-                request = log_.states("snapshot_request").get(self._name)
+                request = log_.states(REQUEST).get(self._name)
                 if request is None:
                     raise
                 log.warning("gap is mended by reading all tables again", source=self._name, gap=str(gap))

@@ -17,6 +17,7 @@ from cdc.errors import FencedError, GapError, TransientError
 from cdc.event import epoch_of
 from cdc.log import Log, TopicPartition
 from cdc.record import unpack_header
+from cdc.worker import REQUEST
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.position import Position, TableSnapshot, decode_position
@@ -66,7 +67,7 @@ def recreate(name: str, config: PostgresConfig, tables: Tables, log_: Log, slot:
             create_slot(connection, slot)
     finally:
         connection.close()
-    log_.put_state("snapshot_request", name, None)
+    log_.put_state(REQUEST, name, None)
     log.warning("history begins anew", source=name, epoch=position.epoch, tables=len(position.tables))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 import structlog
@@ -21,10 +21,12 @@ from connectors.postgres import pgoutput
 from connectors.postgres.chunk import MESSAGE_PREFIX, Chunk, ChunkReader
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
+from connectors.postgres.feedback import Feedback
 from connectors.postgres.lsn import format_lsn
-from connectors.postgres.position import Anchor, OpenTransaction, Position, TableSnapshot, decode_position
+from connectors.postgres.position import Anchor, OpenTransaction, TableSnapshot, decode_position
 from connectors.postgres.relations import Relations
 from connectors.postgres.reselect import Incomplete, Reselect
+from connectors.postgres.resume import WHOLE, Resumption
 from connectors.postgres.slot import check_continuity, gap
 from connectors.postgres.snapshot import Snapshots
 from connectors.postgres.tables import Tables
@@ -38,24 +40,14 @@ CHUNK_SLICE_ROWS: Final = 2000
 """Rows of a chunk that are rendered in one go."""
 ANCHOR_ROWS: Final = 1000
 """A transaction of more rows is no anchor: the server would have to send it again at every reconnect."""
-FEEDBACK_SECONDS: Final = 2.0
 HEARTBEAT_SECONDS: Final = 10.0
-LOOK_SECONDS: Final = 1.0
-"""How often snapshot requests are looked for, and how often a position is stored that only moved past foreign WAL."""
+MOVED_SECONDS: Final = 1.0
+"""How often a position is stored that only moved past WAL which is not ours."""
 IDLE_WAL_BYTES: Final = 16 << 10
 """WAL that may pass unacknowledged in an idle database; less is not worth a heartbeat, which writes WAL itself."""
-SHUTDOWN_PINGS: Final = 10
-SHUTDOWN_SECONDS: Final = 2.0
-"""So many answers requested in so many seconds mean that the server wants to stop and waits for us."""
 
 _XLOG_DATA: Final = ord("w")
 _INSERT, _UPDATE, _DELETE, _BEGIN, _COMMIT = b"IUDBC"
-_WHOLE: Final = 1 << 62
-"""Rows to skip when the whole transaction is: so many that counting down never comes near zero."""
-
-
-class StepAside(TransientError):
-    """The server is shutting down and waits for us; it gets the connection back."""
 
 
 class PostgresStream(Stream):
@@ -84,18 +76,7 @@ class PostgresStream(Stream):
         self._dirty = False
         self._moved = False
         self._position_at = 0.0
-        # What the server told us, and what we told it.
-        self._received = 0
-        self._acknowledged = 0
-        self._feedback_at = 0.0
-        self._feedback = (0, 0)
         self._anchored_at = time.monotonic()
-        self._looked_at = float("-inf")
-        self._pings: list[float] = []
-        # What must come again before anything new.
-        self._resuming: Position | None = None
-        self._proved = False
-        self._nonce_seen = False
         # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
         self._run = uuid.uuid4().hex
         self._ready: tuple[Chunk, set[bytes]] | None = None
@@ -117,17 +98,20 @@ class PostgresStream(Stream):
         self._database = self._connection.query("SELECT current_database()")[0][0] or ""
         check_continuity(self._connection, position)
         self._connection.start(position.slot, self._tables.publication, 0)
+        self._feedback = Feedback(self._connection)
 
     def resume(self, position: bytes | None) -> None:
         """Take the fenced position; what must come first is its anchor (with an intent, the nonce)."""
         if position is None:
             raise gap("the position of this source vanished from the log")
         stored = decode_position(position)
-        self._stored = self._resuming = self._tables.reconcile(stored)
+        self._stored = self._tables.reconcile(stored)
+        self._resumption = Resumption(self._stored)
         self._dirty = self._stored != stored
         self._version = self._stored.epoch << SEQUENCE_BITS | self._stored.sequence
         self._anchor, self._commit_lsn = self._stored.anchor, self._stored.commit_lsn
         self._plan, self._request = dict(self._stored.snapshots), self._stored.request
+        self._control.done = self._request
         self._envelope = Envelope("postgresql", self._name, self._database)
         self._transaction = self._envelope.transaction(0, 0, None, 0)
         self._relations = Relations(self._tables, self._log, self._stored.schemas)
@@ -139,7 +123,7 @@ class PostgresStream(Stream):
         if self._anchor is None:
             self._tables.emit(self._stored.nonce)
         else:
-            self._received = self._acknowledged = self._anchor.commit_lsn
+            self._feedback.received = self._feedback.acknowledged = self._anchor.commit_lsn
 
     def close(self) -> None:
         """Let go of the slot at once."""
@@ -187,7 +171,7 @@ class PostgresStream(Stream):
                 if skip:
                     skip -= 1
                     if not skip:
-                        self._check_resumed(lsn, ordinal)
+                        self._resumption.skipped(lsn, ordinal)
                     continue
                 table = relations.get(frame[26:30])
                 if table is not None:
@@ -247,8 +231,8 @@ class PostgresStream(Stream):
         self._begin = begin
         self._in_transaction = True
         self._rows, self._change_lsn, self._change_ordinal = 0, b"", 0
-        self._skip = self._rows_to_skip(begin)
-        if self._skip != _WHOLE:
+        self._skip = self._resumption.begun(begin)
+        if self._skip != WHOLE:
             last = self._commit_lsn or None
             self._transaction = self._envelope.transaction(begin.xid, begin.commit_time, last, time.time_ns())
             if self._snapshots is not None:
@@ -256,15 +240,10 @@ class PostgresStream(Stream):
 
     def _end_transaction(self, commit: pgoutput.Commit) -> None:
         self._in_transaction = False
-        self._received = max(self._received, commit.end_lsn)
-        skipped, self._skip = self._skip, 0
-        if skipped and not self._nonce_seen:
-            if skipped < _WHOLE >> 1:
-                raise gap(f"transaction {self._begin.xid} has fewer rows than are on the log from it")
-            self._passed(commit.commit_lsn)
+        self._feedback.received = max(self._feedback.received, commit.end_lsn)
+        left, self._skip = self._skip, 0
+        if self._resumption.committed(left):
             return
-        if self._nonce_seen:
-            self._resuming, self._nonce_seen = None, False
         self._commit_lsn = commit.commit_lsn
         if self._rows <= ANCHOR_ROWS:
             self._anchor = Anchor(self._begin.xid, commit.commit_lsn, commit.end_lsn, commit.commit_time)
@@ -275,48 +254,6 @@ class PostgresStream(Stream):
         if self._ready is not None:
             self._emitting, self._ready = (*self._ready, 0), None
             self.splittable = False
-
-    def _rows_to_skip(self, begin: pgoutput.Begin) -> int:
-        """How many of the transaction's rows are on the log; raises GapError when the server's history is not ours."""
-        position = self._resuming
-        if position is None:
-            return 0
-        if position.anchor is None:
-            return _WHOLE
-        if not self._proved:
-            anchor = position.anchor
-            if begin.final_lsn < anchor.commit_lsn:
-                return _WHOLE
-            if (begin.xid, begin.final_lsn, begin.commit_time) != (anchor.xid, anchor.commit_lsn, anchor.commit_time):
-                raise self._anchor_missing(anchor)
-            self._proved = True
-        if begin.final_lsn <= position.commit_lsn:
-            return _WHOLE
-        self._resuming = None
-        if position.open is None:
-            return 0
-        if (begin.xid, begin.final_lsn) != (position.open.xid, position.open.commit_lsn):
-            raise gap(f"transaction {position.open.xid} is on the log in part, and does not come again")
-        self._half_stored = position.open
-        return position.open.rows
-
-    def _passed(self, commit_lsn: int) -> None:
-        """A transaction that is on the log came again; after the last of them everything is new."""
-        position = self._resuming
-        if position is not None and self._proved and position.open is None and commit_lsn >= position.commit_lsn:
-            self._resuming = None
-
-    def _check_resumed(self, lsn: bytes, ordinal: int) -> None:
-        """The last row of a half-stored transaction that was skipped must be the one that was stored last."""
-        stored = self._half_stored
-        if (int.from_bytes(lsn, "big"), ordinal) != (stored.lsn, stored.ordinal):
-            raise gap(f"transaction {stored.xid} came again with other rows than are on the log")
-
-    def _anchor_missing(self, anchor: Anchor) -> Exception:
-        return gap(
-            f"the server does not send transaction {anchor.xid} at {format_lsn(anchor.commit_lsn)} again, which is on "
-            "the log: its history is not the one that was captured (restored from a backup, or the slot was moved)"
-        )
 
     def _describe(self, relation: pgoutput.Relation) -> None:
         skipped = bool(self._skip)
@@ -340,7 +277,7 @@ class PostgresStream(Stream):
         if self._skip:
             self._skip -= 1
             if not self._skip:
-                self._check_resumed(lsn, self._change_ordinal)
+                self._resumption.skipped(lsn, self._change_ordinal)
             return
         for oid in truncate.relation_oids:
             known = self._relations.known.get(oid)
@@ -360,8 +297,8 @@ class PostgresStream(Stream):
             message = msgspec.json.decode(content, type=dict[str, str])
         except msgspec.MsgspecError:
             return
-        if self._resuming is not None:
-            self._nonce_seen = self._resuming.anchor is None and message.get("id") == self._resuming.nonce
+        if not self._resumption.over:
+            self._resumption.message(message.get("id"))
             return
         if self._goal is not None and message.get("id") == self._goal:  # marks of chunks have no id
             self._goal_seen = True
@@ -464,16 +401,12 @@ class PostgresStream(Stream):
     def position(self) -> Callable[[], bytes] | None:
         """See :class:`cdc.capture.Stream`. Movement past WAL that is not ours is stored once a second only."""
         now = time.monotonic()
-        if not self._dirty and not (self._moved and now - self._position_at > LOOK_SECONDS):
+        if not self._dirty and not (self._moved and now - self._position_at > MOVED_SECONDS):
             return None
-        half: OpenTransaction | None = None
-        if self._skip and self._resuming is None:
-            half = self._half_stored
-        elif self._in_transaction and self._rows and self._resuming is None:
+        half = self._resumption.half_stored(self._skip)
+        if half is None and self._resumption.over and self._in_transaction and self._rows:
             lsn = int.from_bytes(self._change_lsn, "big")
             half = OpenTransaction(self._begin.xid, self._begin.final_lsn, self._rows, lsn, self._change_ordinal)
-        elif self._resuming is not None:
-            half = self._resuming.open
         self._taken = msgspec.structs.replace(
             self._stored,
             sequence=self._version & (1 << SEQUENCE_BITS) - 1,
@@ -492,66 +425,43 @@ class PostgresStream(Stream):
     def stored(self) -> None:
         """The position taken last is durable: the server may discard what lies before its anchor."""
         self._stored = self._taken
+        self._control.done = self._stored.request
         self._goal_stored = self._goal_taken
         if self._anchor is not None and self._stored.anchor is not None:
-            self._acknowledged = self._stored.anchor.commit_lsn
+            self._feedback.acknowledged = self._stored.anchor.commit_lsn
 
     def _server_keepalive(self, frame: bytes) -> None:
         keepalive = pgoutput.decode_frame(frame)
         assert isinstance(keepalive, pgoutput.Keepalive)
-        self._received = max(self._received, keepalive.end)
-        anchor = self._resuming.anchor if self._resuming is not None else None
-        if anchor is not None and not self._proved and keepalive.end > anchor.end_lsn:
-            raise self._anchor_missing(anchor)
+        self._feedback.received = max(self._feedback.received, keepalive.end)
+        self._resumption.passed(keepalive.end)
         if keepalive.reply_requested:
-            self._answer()
-
-    def _answer(self) -> None:
-        """Answer the server, unless it asks so often that it must be shutting down and waiting for us."""
-        now = time.monotonic()
-        self._pings = [at for at in self._pings if now - at < SHUTDOWN_SECONDS] + [now]
-        if len(self._pings) > SHUTDOWN_PINGS:
-            raise StepAside(
-                "PostgreSQL is shutting down and waits for us: the connection is released",
-                hint="capture goes on by itself once the server is back",
-            )
-        self._send_feedback(now)
-
-    def _send_feedback(self, now: float) -> None:
-        self._open_connection().feedback(max(self._received, self._acknowledged), self._acknowledged)
-        self._feedback_at, self._feedback = now, (self._received, self._acknowledged)
+            self._feedback.asked()
 
     def keepalive(self) -> None:
         """Feedback, when it is due."""
-        now = time.monotonic()
-        news = self._feedback[1] != self._acknowledged
-        if now - self._feedback_at > (0.2 if news else FEEDBACK_SECONDS):
-            self._send_feedback(now)
+        self._feedback.keepalive()
 
     def attend(self) -> None:
         """Feedback, heartbeat, the snapshot's next step, requests: each when it is due."""
         self.keepalive()
         now = time.monotonic()
-        if self._resuming is not None or self._snapshots is None or self._ready is not None or not self.splittable:
+        if not self._resumption.over or self._snapshots is None or self._ready is not None or not self.splittable:
             return
         self._snapshots.poll(self._plan, self._tables.captured, self._run)
-        if now - self._looked_at > LOOK_SECONDS:
-            self._looked_at = now
-            self._look_for_request()
-        behind = self._received - (self._anchor.end_lsn if self._anchor is not None else 0)
+        request = self._control.request
+        if request is not None and request["id"] != self._request:
+            self._read_again(request)
+        behind = self._feedback.received - (self._anchor.end_lsn if self._anchor is not None else 0)
         if now - self._anchored_at > HEARTBEAT_SECONDS and behind > IDLE_WAL_BYTES:
             self._anchored_at = now
             self._tables.emit(self._stored.nonce)
-        if self._control.until_caught_up and self._goal is None and not self._plan:
+        if self._control.until_caught_up and self._control.looked and self._goal is None and not self._plan:
             self._goal = uuid.uuid4().hex
             self._tables.emit(self._goal)
 
-    def _look_for_request(self) -> None:
-        request = self._log.states("snapshot_request").get(self._name)
-        if request is None or request["id"] == self._request:
-            if request is not None and self._request == self._stored.request:
-                self._log.put_state("snapshot_request", self._name, None)
-            return
+    def _read_again(self, request: Mapping[str, Any]) -> None:
+        """``cdc snapshot`` asks for tables."""
         for name in request["tables"] or self._tables.captured:
             if name in self._tables.captured:
                 self._schedule(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 
 import cdc.capture
@@ -32,7 +31,7 @@ def acknowledging_first() -> None:
         assert place is not None
         position = place()
         stream.stored()
-        stream._send_feedback(time.monotonic())
+        stream._feedback.send()
         faults.reach("capture.before_acknowledge")
         while not writer.commit(position, 1.0):
             stream.keepalive()

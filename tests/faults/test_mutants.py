@@ -33,13 +33,13 @@ def table(postgres18: Server) -> Iterator[Database]:
 @pytest.mark.parametrize(
     ("mutations", "refused", "stale"),
     [
-        pytest.param("", True, 0, id="whole"),
-        pytest.param("without_generation", False, 0, id="without-generation"),
-        pytest.param("without_generation,without_version_guard", False, ROWS, id="without-version-guard"),
+        pytest.param("", True, False, id="whole"),
+        pytest.param("without_generation", False, False, id="without-generation"),
+        pytest.param("without_generation,without_version_guard", False, True, id="without-version-guard"),
     ],
 )
 def test_a_zombies_late_write_loses(
-    table: Database, kafka: str, valkey_server: RedisServer, tmp_path: Path, mutations: str, refused: bool, stale: int
+    table: Database, kafka: str, valkey_server: RedisServer, tmp_path: Path, mutations: str, refused: bool, stale: bool
 ) -> None:
     """A sink is stopped with a batch in its hands, replaced, and wakes up after its successor wrote newer rows."""
     file = tmp_path / "cdc.yaml"
@@ -74,7 +74,8 @@ def test_a_zombies_late_write_loses(
         zombie.thaw()
         wait_until(lambda: not zombie.running(), what="the zombie's end")
         assert zombie.killed() != refused, zombie.output()[-2000:]
-        assert sum("old" in value for value in cached()) == stale
+        # The batch may hold the rows of some partitions only.
+        assert any("old" in value for value in cached()) == stale
     finally:
         for worker in (source, zombie, heir):
             worker.close()

@@ -129,7 +129,8 @@ class Delivering(threading.Thread):
 
     def run(self) -> None:
         try:
-            deliver(*self._arguments)
+            with self.control:
+                deliver(*self._arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the test
             self.failure = error
 

@@ -98,7 +98,8 @@ def main(folder: Path, kind: str) -> None:
     log = embedded(folder)
     config = SinkConfig(type="sqlite", batch=BatchConfig(rows=10))
     sink = KINDS[kind]("store", config, str(folder / "store.db"))
-    deliver("store", sink, config, log, Control("sink/store", log, until_caught_up=True))
+    with Control("sink/store", log, until_caught_up=True) as control:
+        deliver("store", sink, config, log, control)
 
 
 if __name__ == "__main__":

@@ -111,13 +111,13 @@ class Source:
 
     def capture(self, seconds: float = 20) -> None:
         """Capture until caught up, here; errors are raised as a supervisor would see them, transient ones too."""
-        control = Control(f"source/{SOURCE}", self.log, until_caught_up=True)
-        timer = threading.Timer(seconds, control.stop)
-        timer.start()
-        try:
-            self.connector.capture(self.log, control)
-        finally:
-            timer.cancel()
+        with Control(f"source/{SOURCE}", self.log, until_caught_up=True) as control:
+            timer = threading.Timer(seconds, control.stop)
+            timer.start()
+            try:
+                self.connector.capture(self.log, control)
+            finally:
+                timer.cancel()
         assert control.caught_up, f"not caught up after {seconds} s: {self.log.states('worker')}"
 
     @contextlib.contextmanager
@@ -305,6 +305,10 @@ class Running:
         self.thread = threading.Thread(target=self._run, name="capture under test")
 
     def _run(self) -> None:
+        with self.control:
+            self._capture()
+
+    def _capture(self) -> None:
         while not self.control.stopping():
             try:
                 self.source.connector.capture(self.source.log, self.control)
@@ -399,8 +403,12 @@ def _main(task: dict[str, Any]) -> int:
         module, _, constant = name.partition(":")
         setattr(importlib.import_module(module), constant, value)
     source = Source(task["dsn"], Path(task["folder"]), task["options"], task["partitions"], task["profile"])
-    control = Control(f"source/{SOURCE}", source.log, until_caught_up=task["until_caught_up"])
-    signal.signal(signal.SIGTERM, lambda *_: control.stop())
+    with Control(f"source/{SOURCE}", source.log, until_caught_up=task["until_caught_up"]) as control:
+        signal.signal(signal.SIGTERM, lambda *_: control.stop())
+        return _capture(source, control)
+
+
+def _capture(source: Source, control: Control) -> int:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:

@@ -11,7 +11,7 @@ import pytest
 from cdc.errors import GapError
 from cdc.event import epoch_of
 from connectors.postgres import stream
-from connectors.postgres.stream import PostgresStream
+from connectors.postgres.resume import Resumption
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Source, assert_dense
 from tests.servers import wait_until
@@ -212,8 +212,8 @@ def test_a_database_restored_from_an_older_copy(
         wait_until(past, what="the restored server to pass our position")
     if naive:
         monkeypatch.setattr(stream, "check_continuity", lambda *_: None)
-        monkeypatch.setattr(PostgresStream, "_rows_to_skip", _trusting)
-        monkeypatch.setattr(PostgresStream, "_server_keepalive", _answering)
+        monkeypatch.setattr(Resumption, "begun", _trusting)
+        monkeypatch.setattr(Resumption, "passed", _trusting)
         shop.capture()
         assert shop.differs("public.item"), "rows that the restore undid are still on the log"
         return
@@ -223,15 +223,10 @@ def test_a_database_restored_from_an_older_copy(
     mend(database, shop)
 
 
-def _trusting(self: PostgresStream, begin: object) -> int:
+def _trusting(self: Resumption, _: object) -> int:
     """Resume wherever the server goes on."""
-    self._resuming = None
+    self.over = True
     return 0
-
-
-def _answering(self: PostgresStream, frame: bytes) -> None:
-    self._resuming = None
-    self._send_feedback(0.0)
 
 
 def test_another_server(own_postgres: Postgres, database18: Database, source18: MakeSource) -> None:

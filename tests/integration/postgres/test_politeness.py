@@ -10,7 +10,7 @@ import pytest
 
 import cdc.capture
 from connectors import postgres
-from connectors.postgres import stream
+from connectors.postgres import feedback, stream
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Source, lost_standby
 from tests.servers import wait_until
@@ -43,7 +43,7 @@ def test_a_fast_shutdown_while_capture_is_idle(
     database, shop = make(own_postgres, source18)
     monkeypatch.setattr(postgres, "ASIDE_SECONDS", (1.0, 2.0))
     if naive:
-        monkeypatch.setattr(stream, "SHUTDOWN_PINGS", 1 << 60)
+        monkeypatch.setattr(feedback, "SHUTDOWN_PINGS", 1 << 60)
     with shop.running() as running:
         running.catch_up()
         if naive:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pytest
 
 from cdc.log import LogWriter
 from connectors import postgres
-from connectors.postgres import stream
+from connectors.postgres.pgoutput import Begin
 from connectors.postgres.position import Position
+from connectors.postgres.resume import WHOLE, Resumption
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Source, assert_dense
 from tests.servers import wait_until
@@ -73,19 +73,19 @@ def test_a_half_stored_transaction_is_named_exactly(
     assert shop.process("capture.before_acknowledge:kill:2", SPLIT).wait() == -signal.SIGKILL
     assert shop.position.open is not None
     if naive:
-        monkeypatch.setattr(stream.PostgresStream, "_rows_to_skip", _skip_nothing)
-        monkeypatch.setattr(stream.PostgresStream, "_check_resumed", lambda *_: None)
+        monkeypatch.setattr(Resumption, "begun", _skip_nothing)
+        monkeypatch.setattr(Resumption, "skipped", lambda *_: None)
     shop.capture()
     created = [key for _, key in operations(shop, "public.item")]
     assert (len(created) == len(set(created)) == 5_000) != naive
 
 
-def _skip_nothing(self: Any, begin: Any) -> int:
-    rows = _rows_to_skip(self, begin)
-    return rows if rows == stream._WHOLE else 0
+def _skip_nothing(self: Resumption, begin: Begin) -> int:
+    rows = _begun(self, begin)
+    return rows if rows == WHOLE else 0
 
 
-_rows_to_skip = stream.PostgresStream._rows_to_skip
+_begun = Resumption.begun
 
 
 def test_small_transactions_killed_between_append_and_acknowledgement(database: Database, source: MakeSource) -> None:
