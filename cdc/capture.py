@@ -25,8 +25,6 @@ PATIENCE_SECONDS: Final = 10.0
 the database's shutdown even if it still sends feedback."""
 LOADED_COMMIT_SECONDS: Final = 0.25
 """How long an append stays open when there is a backlog."""
-BACKLOG_RECORDS: Final = 1000
-"""So many records in an append mean that there is one."""
 DRY_SECONDS: Final = 0.005
 """A source that says nothing for so long has no more for now."""
 IDLE_SECONDS: Final = 0.2
@@ -77,6 +75,9 @@ class Stream(ABC):
 
     incomplete: bool
     """True: `fill` must be called before what `read` returned last is appended."""
+
+    more: bool
+    """True: the source has sent more than what `read` returned last."""
 
     splittable: bool
     """False while what was read so far must go into one append with what comes next."""
@@ -134,12 +135,12 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
                 # 3. Append, beginning one append per commit.
                 if items:
                     _append(stream, writer, items)
-                    pace.appended(items)
+                    pace.appended()
                 place = stream.position() or place
                 stream.attend()
                 stopping = stopping or control.stopping()
                 # 4. Commit records and position in one, as often as the load allows.
-                if stream.splittable and (stopping or pace.due(dry=not items)):
+                if stream.splittable and (stopping or pace.due(more=stream.more)):
                     break
             if place is not None or pace.open:
                 _commit(stream, writer, pace, place)
@@ -156,39 +157,34 @@ def capture(stream: Stream, writer: LogWriter, control: Control) -> None:
 class Pace:
     """When to commit: at once while there is little to do, seldom under load.
 
-    A commit costs a log several milliseconds whatever is in it. So what was read is committed at once, unless it is
-    much: as long as a commit lasts, changes pile up, and a thousand of them or more are a backlog. Then the append
-    stays open for a quarter of a second, or until the source has nothing more to say, and one commit carries tens of
+    A commit costs a log several milliseconds whatever is in it, and as long as it lasts, changes pile up. If all of
+    them fit into what is read next, they are committed at once. If not, there is a backlog: then the append stays
+    open for a quarter of a second, or until the source has nothing more to say, and one commit carries tens of
     thousands of rows. So a trickle of any kind arrives within two commits, and a flood costs four commits a second.
     """
 
     def __init__(self) -> None:
-        self.records = 0
-        """How many are in the open append."""
+        self.open = False
+        """Whether there is anything to commit."""
         self._opened = 0.0
 
-    @property
-    def open(self) -> bool:
-        """Whether there is anything to commit."""
-        return self.records > 0
-
-    def appended(self, items: Sequence[Item]) -> None:
-        """`items` are in the append now."""
-        if not self.records:
+    def appended(self) -> None:
+        """Something is in the append now."""
+        if not self.open:
             self._opened = time.monotonic()
-        self.records += sum(len(item) if isinstance(item, list) else 1 for item in items)
+        self.open = True
 
     def committed(self) -> None:
         """The append is closed."""
-        self.records = 0
+        self.open = False
 
     def patience(self) -> float:
         """How long to wait for the source, seconds: while an append is open only long enough to see that it is dry."""
-        return DRY_SECONDS if self.records else IDLE_SECONDS
+        return DRY_SECONDS if self.open else IDLE_SECONDS
 
-    def due(self, *, dry: bool) -> bool:
-        """Whether to commit now; `dry` when the source had nothing to say for as long as `patience` said."""
-        return dry or 0 < self.records < BACKLOG_RECORDS or time.monotonic() - self._opened >= LOADED_COMMIT_SECONDS
+    def due(self, *, more: bool) -> bool:
+        """Whether to commit now; `more`: the source is known to have sent more than was read."""
+        return not more or time.monotonic() - self._opened >= LOADED_COMMIT_SECONDS
 
 
 def _append(stream: Stream, writer: LogWriter, items: Sequence[Item]) -> None:

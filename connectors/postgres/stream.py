@@ -34,7 +34,7 @@ from connectors.postgres.wire import row_values
 
 log = structlog.get_logger()
 
-BATCH_BYTES: Final = 1 << 20
+BATCH_BYTES: Final = 1 << 18
 """WAL bytes decoded into one batch at most."""
 CHUNK_SLICE_ROWS: Final = 2000
 """Rows of a chunk that are rendered in one go."""
@@ -62,6 +62,7 @@ class PostgresStream(Stream):
         self._connection: ReplicationConnection | None = None
         self._snapshots: Snapshots | None = None
         self.incomplete = False
+        self.more = False
         self.splittable = True
         # Where we are in the source's log.
         self._items: list[Item] = []
@@ -194,6 +195,7 @@ class PostgresStream(Stream):
                 break
         self._version, self._rows, self._change_lsn, self._change_ordinal = version, rows, lsn, ordinal
         self._skip = skip
+        self.more = left <= 0 or self._emitting is not None
         items = [item for item in self._items if item != []]
         self._dirty = self._dirty or bool(items)
         return items
@@ -361,6 +363,7 @@ class PostgresStream(Stream):
         """The next rows of the chunk whose high mark has passed; after the last ones the progress, in one append."""
         assert self._emitting is not None
         chunk, skip, start = self._emitting
+        self.more = True  # the next `read` tells
         name = chunk.table.full_name
         self._items = []
         self._new_run()

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc import capture as module
-from cdc.capture import BACKLOG_RECORDS, LOADED_COMMIT_SECONDS, Pace
-from cdc.log import Produced
-
-RECORD = Produced("t", b"k", b"v", b"")
+from cdc.capture import LOADED_COMMIT_SECONDS, Pace
 
 
 class Clock:
@@ -31,37 +28,34 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_place_without_records_is_stored_when_the_source_is_silent(clock: Clock) -> None:
     pace = Pace()
     assert not pace.open
-    assert pace.due(dry=True)
+    assert pace.due(more=False)
 
 
-def test_a_little_is_committed_at_once(clock: Clock) -> None:
+def test_all_that_there_is_is_committed_at_once(clock: Clock) -> None:
     pace = Pace()
-    pace.appended([[RECORD]])
+    pace.appended()
     assert pace.open
-    assert pace.due(dry=False)
+    assert pace.due(more=False)
 
 
 def test_a_backlog_waits_for_more(clock: Clock) -> None:
     pace = Pace()
-    pace.appended([[RECORD] * BACKLOG_RECORDS])
-    assert not pace.due(dry=False)
+    pace.appended()
+    assert not pace.due(more=True)
     clock.now += LOADED_COMMIT_SECONDS * 0.9
-    pace.appended([[RECORD]])
-    assert not pace.due(dry=False), "what comes later does not begin the time anew, nor end it"
+    pace.appended()
+    assert not pace.due(more=True), "what comes later does not begin the time anew, nor end it"
     clock.now += LOADED_COMMIT_SECONDS * 0.2
-    assert pace.due(dry=False)
-
-
-def test_a_backlog_that_dries_up_is_committed(clock: Clock) -> None:
-    pace = Pace()
-    pace.appended([[RECORD] * BACKLOG_RECORDS])
-    assert pace.due(dry=True)
+    assert pace.due(more=True)
+    pace.committed()
+    pace.appended()
+    assert not pace.due(more=True)
 
 
 def test_the_source_is_waited_for_shortly_while_an_append_is_open(clock: Clock) -> None:
     pace = Pace()
     idle = pace.patience()
-    pace.appended([[RECORD]])
+    pace.appended()
     assert pace.patience() < idle / 10
     pace.committed()
     assert not pace.open
