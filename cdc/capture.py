@@ -23,7 +23,7 @@ SLICE_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 10.0
 """A log, or a re-read, that holds us up for longer makes us let go of the source: a client that stops reading hangs
 the database's shutdown even if it still sends feedback."""
-LOADED_COMMIT_SECONDS: Final = 0.25
+LOADED_COMMIT_SECONDS: Final = 0.5
 """How long an append stays open when there is a backlog."""
 DRY_SECONDS: Final = 0.005
 """A source that says nothing for so long has no more for now."""
@@ -159,8 +159,8 @@ class Pace:
 
     A commit costs a log several milliseconds whatever is in it, and as long as it lasts, changes pile up. If all of
     them fit into what is read next, they are committed at once. If not, there is a backlog: then the append stays
-    open for a quarter of a second, or until the source has nothing more to say, and one commit carries tens of
-    thousands of rows. So a trickle of any kind arrives within two commits, and a flood costs four commits a second.
+    open for half a second, or until the source has nothing more to say, and one commit carries tens of thousands of
+    rows. So a trickle of any kind arrives within two commits, and a flood costs two commits a second.
     """
 
     def __init__(self) -> None:

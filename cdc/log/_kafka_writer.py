@@ -69,6 +69,9 @@ class KafkaWriter(LogWriter):
             producer = Producer(settings)
             self._producers.append(producer)
             try:
+                # Connected first: otherwise the client may ask a connection that it is about to replace, and then
+                # waits half a second before it asks again.
+                producer.list_topics(self._positions, max(deadline - time.monotonic(), 1.0))
                 producer.init_transactions(max(deadline - time.monotonic(), 1.0))
             except KafkaException as raised:
                 error = error_of(raised)
