@@ -3,7 +3,8 @@
 When is a batch due? As soon as it is full, or its first record has waited for `every`. Until then it pays to wait only
 while the store is the bottleneck: so when the log has nothing more at the moment, the batch goes out, but the store is
 left alone for as long as the last write took. A lone change is written at once; under load a slow store gets few
-large batches, and is busy with small ones for half of the time at most.
+large batches, and is busy with small ones for half of the time at most. What is left after a full batch is the end of
+a backlog, and does not wait.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Intake:
         self._since = 0.0
         self._rest_until = 0.0
         self._taken_at = 0.0
+        self._full = False
         self.batch: list[Fetched] = []
         """What is being written now."""
 
@@ -69,11 +71,15 @@ class Intake:
             return True
         if not self._rows:
             return dry
-        return self._rows >= self._limits.rows or self._bytes >= BATCH_BYTES or (dry and now >= self._rest_until)
+        return self._enough() or (dry and now >= self._rest_until)
+
+    def _enough(self) -> bool:
+        return self._rows >= self._limits.rows or self._bytes >= BATCH_BYTES
 
     def take(self) -> list[Fetched]:
         """Begin a batch: the first `rows` records that wait, and all offsets that were passed before them."""
         self._taken_at = time.monotonic()
+        self._full = self._enough()
         left = self._limits.rows
         while self._waiting and left > 0:
             part = self._waiting.popleft()
@@ -93,4 +99,4 @@ class Intake:
         """The batch is in the store, and its offsets are committed."""
         self.batch = []
         now = time.monotonic()
-        self._rest_until = now + min(self._limits.every, now - self._taken_at)
+        self._rest_until = now + (0.0 if self._full else min(self._limits.every, now - self._taken_at))

@@ -30,6 +30,8 @@ from sinks._duckdb_types import column_type, value, wire_type
 VALUE_ERRORS: Final = (duckdb.DataError, duckdb.InvalidInputException, pa.ArrowInvalid)
 """What is raised when a value does not fit its column."""
 
+_MEMORY: Final = pa.system_memory_pool()
+"""Arrow's own keeps what a batch needed, and touching it anew costs more than making the array."""
 _NUMBERS: Final = pa.list_(pa.int64())
 
 NEWER: Final = f"new.{VERSION} > held.{VERSION}"
@@ -230,7 +232,7 @@ def _rendered(schema: TableSchema, row: Row) -> tuple[bytes, list[int]]:
 
 
 def _texts(values: Sequence[bytes | None]) -> pa.Array:
-    return pa.array(values, pa.binary()).cast(pa.string())
+    return pa.array(values, pa.string(), memory_pool=_MEMORY)
 
 
 @contextmanager

@@ -75,6 +75,17 @@ def test_a_busy_store_is_left_alone_as_long_as_its_last_write_took(clock: Clock)
     assert busy.due(dry=True)
 
 
+def test_the_end_of_a_backlog_does_not_wait(clock: Clock) -> None:
+    backlog = intake(rows=3, every=0.2)
+    backlog.add([fetched(0, 4)])
+    write(backlog, clock, 0.05)
+    assert backlog.patience() == 0
+    assert backlog.due(dry=True)
+    write(backlog, clock, 0.05)
+    backlog.add([fetched(4, 1)])
+    assert not backlog.due(dry=True), "that batch was not full"
+
+
 def test_no_record_waits_longer_than_every(clock: Clock) -> None:
     slow = intake(every=0.2)
     slow.add([fetched(0, 1)])
