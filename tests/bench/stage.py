@@ -59,7 +59,7 @@ class Sizes:
 
     changes: int = 1_000_000
     one_by_one: int = 100_000
-    apply: int = 400_000
+    apply: int = 200_000
     latency_seconds: int = 20
     repeats: int = 2
 
