@@ -188,8 +188,10 @@ class _Delivery:
         faults.reach("delivery.after_write")
 
     def _matters(self, batch: Batch) -> bool:
-        """Whether a batch brings the store anything: a sink's own offsets need not follow every offset passed."""
-        return bool(batch.rows or batch.floor) or self._starts.fresh(TopicPartition(batch.topic, batch.partition))
+        """Whether a batch brings the store anything: of offsets, only the first, and only where the sink keeps them."""
+        if batch.rows or batch.floor:
+            return True
+        return self._sink.owns_offsets and self._starts.fresh(TopicPartition(batch.topic, batch.partition))
 
     def _failed(self, attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
