@@ -187,11 +187,12 @@ def compile_table(
     """The functions that turn a table's streamed rows into records.
 
     `old_columns` names the columns that an old image has under the table's replica identity; the key must be among
-    them. `not_null` names the NOT NULL columns, for the defaults that the debezium profile fabricates.
+    them. `not_null` names the NOT NULL columns: the debezium profile fabricates defaults for them, and a null in one,
+    allowed a moment ago, takes the plain way.
     """
     if not set(schema.key) <= set(old_columns):
         raise ValueError(f"the key of {schema.topic} is not part of the old image")
-    code = _Code(schema, wire)
+    code = _Code(schema, wire, not_null)
     read, read_old = code.read("c"), code.read("o", old_columns)
     image, old_image = code.image("c"), code.image("o", old_columns, not_null)
     deleted = code.envelope(Operation.DELETE, before=True, after=False)
@@ -242,7 +243,7 @@ def compile_table(
 
 def compile_read(schema: TableSchema, wire: Wire) -> CompiledRead:
     """The function that turns the rows that a snapshot read into records."""
-    code = _Code(schema, wire)
+    code = _Code(schema, wire)  # a null where there should be none has no plain way here
     source = _fill(
         _READ,
         {"open": wire.open, "read": code.read("c"), "close": wire.close},
@@ -258,10 +259,16 @@ def compile_read(schema: TableSchema, wire: Wire) -> CompiledRead:
 class _Code:
     """Generates the pieces of one table's functions, and collects what the names in them stand for."""
 
-    def __init__(self, schema: TableSchema, wire: Wire) -> None:
+    def __init__(self, schema: TableSchema, wire: Wire, not_null: Collection[str] = ()) -> None:
         self._schema = schema
         self._wire = wire
         self._key = {name: schema.columns.index(schema.by_name[name]) for name in schema.key}
+        self._rendering = [rendering(column.type, schema.profile, f"c{i}") for i, column in enumerate(schema.columns)]
+        never_null = {*schema.key, *not_null}
+        self._bare = [
+            fragment.quoted and column.name in never_null
+            for column, fragment in zip(schema.columns, self._rendering, strict=True)
+        ]
         self._names: dict[str, object] = {
             **wire.names,
             "new": tuple.__new__,
@@ -290,7 +297,9 @@ class _Code:
         """Statements that render ``v``, and once more as it stands in the key where that differs (``{prefix}k0``)."""
         name = f"c{index}"
         native = self._use(self._wire.fragment(column.type, name))
-        rendered = self._use(rendering(column.type, self._schema.profile, name))
+        rendered = self._use(self._rendering[index])
+        if self._rendering[index].quoted and not self._bare[index]:
+            rendered = f"b'\"%b\"' % {rendered}"
         lines = [] if native == "v" else [f"v = {native}"]
         lines.append(f"{prefix}{index} = {rendered}")
         form = key_form(column) if index in self._key.values() else None
@@ -299,7 +308,14 @@ class _Code:
         return "\n".join(lines)
 
     def _null(self, index: int, prefix: str) -> str:
-        return "raise ValueError" if index in self._key.values() else f'{prefix}{index} = b"null"'
+        if index in self._key.values() or self._bare[index]:
+            return "raise ValueError"
+        return f'{prefix}{index} = b"null"'
+
+    def _member(self, index: int) -> bytes:
+        """A column's part of a template."""
+        name = _escape(dumps(self._schema.columns[index].name))
+        return name + (b':"%b"' if self._bare[index] else b":%b")
 
     def _use(self, fragment: Fragment) -> str:
         self._names.update(fragment.names)
@@ -308,8 +324,8 @@ class _Code:
     def key(self, prefix: str) -> str:
         """The expression of the record key."""
         members, values = [], []
-        for name, index in self._key.items():
-            members.append(_escape(dumps(name)) + b":%b")
+        for index in self._key.values():
+            members.append(self._member(index))
             values.append(f"{prefix}{index}" if key_form(self._schema.columns[index]) is None else f"{prefix}k{index}")
         return _format(b"{" + b",".join(members) + b"}", values)
 
@@ -317,12 +333,11 @@ class _Code:
         """The expression of a row image; `sent` (None: all) names the columns that an old image has."""
         members, values = [], []
         for index, column in enumerate(self._schema.columns):
-            name = _escape(dumps(column.name)) + b":"
             if sent is None or column.name in sent:
-                members.append(name + b"%b")
+                members.append(self._member(index))
                 values.append(f"{prefix}{index}")
             elif (stand_in := absent(column, self._schema.profile, not_null, old=True)) is not None:
-                members.append(name + _escape(stand_in))
+                members.append(_escape(dumps(column.name) + b":" + stand_in))
         return _format(b"{" + b",".join(members) + b"}", values)
 
     def envelope(self, operation: Operation, *, before: bool, after: bool) -> str:

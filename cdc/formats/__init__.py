@@ -26,3 +26,5 @@ class Fragment:
 
     expression: str
     names: Mapping[str, object] = field(default_factory=dict)
+    quoted: bool = False
+    """The result lacks the quotes around it: where a column is never null, they are part of the row's template."""

@@ -31,10 +31,10 @@ _FLOATS: Final = frozenset({Kind.FLOAT32, Kind.FLOAT64})
 _TEXTS: Final = frozenset({Kind.STRING, Kind.JSON, Kind.ENUM, Kind.OTHER})
 
 _NUMBER: Final = Fragment("v")
-_QUOTED: Final = Fragment("b'\"%b\"' % v")
+_QUOTED: Final = Fragment("v", quoted=True)
 _BOOLEAN: Final = Fragment('b"true" if v else b"false"')
 _TEXT: Final = Fragment("dumps(v.decode())", {"dumps": dumps})
-_BYTES: Final = Fragment("b'\"%b\"' % base64(v, newline=False)", {"base64": b2a_base64})
+_BYTES: Final = Fragment("base64(v, newline=False)", {"base64": b2a_base64}, quoted=True)
 
 
 def rendering(type_: LogicalType, profile: str, name: str) -> Fragment:

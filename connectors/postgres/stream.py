@@ -155,7 +155,7 @@ class PostgresStream(Stream):
                     break
                 continue
             left -= length
-            frame = bytes(received)
+            frame = received.tobytes()
             if frame[0] != _XLOG_DATA:
                 self._server_keepalive(frame)
                 continue

@@ -64,6 +64,12 @@ def document(record: Produced) -> Any:
     return msgspec.json.decode(record.value)
 
 
+def test_a_null_in_a_not_null_column_takes_the_plain_way() -> None:
+    assert run("insert", image(b"N", b"1", b"a", None), not_null=("amount",)) == (0, [])
+    used, (record,) = run("insert", image(b"N", b"1", b"a", b"1.10"), not_null=("amount",))
+    assert (used, document(record)["after"]) == (1, {"id": 1, "note": "a", "amount": "1.10"})
+
+
 def test_insert_is_debeziums_envelope() -> None:
     used, (record,) = run("insert", image(b"N", b"1", b"a", b"1.10"))
     assert used == 1
