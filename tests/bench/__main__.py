@@ -19,7 +19,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from tests.bench import apply, drain, latency, slow, snapshot
+from tests.bench import apply, drain, interpreter, latency, slow, snapshot
 from tests.bench.measure import Measure, save, show
 from tests.bench.stage import Sizes, Stage
 from tests.bench.stores import STORES
@@ -61,12 +61,13 @@ def main(only: Annotated[list[str] | None, typer.Option(help="Measure to run; ma
     finally:
         stage.close()
     show(found, console)
-    console.print(f"{time.monotonic() - began:.0f} s")
+    console.print(f"{time.monotonic() - began:.0f} s; workers ran on {interpreter.interpreter()}")
     if file := os.environ.get("BENCH_JSON"):
         machine = {
             "cores": os.cpu_count(),
             "memory": psutil.virtual_memory().total,
             "python": platform.python_version(),
+            "interpreter": interpreter.interpreter(),
         }
         save(found, {**machine, "sizes": asdict(sizes)}, Path(file))
     if failed:
