@@ -19,8 +19,6 @@ from cdc.log import Fetched, TopicPartition
 
 IDLE_SECONDS: Final = 0.2
 """How long a poll waits while there is nothing to write."""
-BATCH_BYTES: Final = 32 << 20
-"""No more is polled once so many bytes of values wait."""
 
 
 class Intake:
@@ -74,7 +72,7 @@ class Intake:
         return self._enough() or (dry and now >= self._rest_until)
 
     def _enough(self) -> bool:
-        return self._rows >= self._limits.rows or self._bytes >= BATCH_BYTES
+        return self._rows >= self._limits.rows or self._bytes >= self._limits.bytes
 
     def take(self) -> list[Fetched]:
         """Begin a batch: the first `rows` records that wait, and all offsets that were passed before them."""

@@ -10,9 +10,11 @@ decoded and rendered anew, and each value is tried by itself, so that only the r
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Final
 
 import duckdb
@@ -30,8 +32,6 @@ from sinks._duckdb_types import column_type, value, wire_type
 VALUE_ERRORS: Final = (duckdb.DataError, duckdb.InvalidInputException, pa.ArrowInvalid)
 """What is raised when a value does not fit its column."""
 
-_MEMORY: Final = pa.system_memory_pool()
-"""Arrow's own keeps what a batch needed, and touching it anew costs more than making the array."""
 _NUMBERS: Final = pa.list_(pa.int64())
 
 NEWER: Final = f"new.{VERSION} > held.{VERSION}"
@@ -79,7 +79,8 @@ class Upserts:
             return self._apply_checked(connection, table)
         names = [column.name for column in self.schema.columns]
         keys, versions = [row.key for row in self.rows], [row.version for row in self.rows]
-        with _incoming(connection, keys, versions, self.partitions, after=_texts([row.after for row in self.rows])):
+        afters = [row.after for row in self.rows if row.after is not None]  # none is a delete
+        with _incoming(connection, keys, versions, self.partitions, after=_texts(afters)):
             values = [value(column.type, f"wire.{quoted(column.name)}", flat=False) for column in self.schema.columns]
             connection.execute(self._merge(table, self._source(values, names)))
         return []
@@ -231,8 +232,15 @@ def _rendered(schema: TableSchema, row: Row) -> tuple[bytes, list[int]]:
     return b"{%b}" % b",".join(members), sent
 
 
-def _texts(values: Sequence[bytes | None]) -> pa.Array:
-    return pa.array(values, pa.string(), memory_pool=_MEMORY)
+def _texts(values: Sequence[bytes]) -> pa.Array:
+    """The texts as Arrow has them, one after the other: joined here, that takes a third of what Arrow takes.
+
+    Raises pa.ArrowInvalid when one is not UTF-8.
+    """
+    offsets = array("i", accumulate(map(len, values), initial=0))
+    texts = pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
+    texts.validate(full=True)
+    return texts
 
 
 @contextmanager

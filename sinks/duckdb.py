@@ -27,7 +27,7 @@ import duckdb
 from pydantic import AfterValidator, Field
 
 from cdc import faults
-from cdc.config.fields import BatchConfig, Duration, SinkConfig
+from cdc.config.fields import BatchConfig, ByteSize, Duration, SinkConfig
 from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
@@ -72,6 +72,7 @@ class LargeBatch(BatchConfig):
     """Every write opens, syncs and closes the file: few large ones are faster."""
 
     rows: int = Field(default=100_000, gt=0)
+    bytes: Annotated[ByteSize, Field(gt=0)] = 80 << 20
     every: Duration = 1.0
 
 

@@ -80,6 +80,8 @@ class BatchConfig(Model):
     """How much a sink is given at once: whichever limit is reached first."""
 
     rows: int = Field(default=10_000, gt=0)
+    bytes: Annotated[ByteSize, Field(gt=0)] = 32 << 20
+    """Of the records' values, as they are on the log."""
     every: Duration = 0.2
     """Longest time that a record waits for others, seconds."""
 

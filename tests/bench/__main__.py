@@ -61,13 +61,13 @@ def main(only: Annotated[list[str] | None, typer.Option(help="Measure to run; ma
     finally:
         stage.close()
     show(found, console)
-    console.print(f"{time.monotonic() - began:.0f} s; workers ran on {interpreter.interpreter()}")
+    console.print(f"{time.monotonic() - began:.0f} s; workers ran on {interpreter.chosen()}")
     if file := os.environ.get("BENCH_JSON"):
         machine = {
             "cores": os.cpu_count(),
             "memory": psutil.virtual_memory().total,
             "python": platform.python_version(),
-            "interpreter": interpreter.interpreter(),
+            "interpreter": interpreter.chosen(),
         }
         save(found, {**machine, "sizes": asdict(sizes)}, Path(file))
     if failed:

@@ -86,7 +86,7 @@ class Worker:
                 stdout=output,
                 stderr=output,
                 cwd=ROOT,
-                env={**os.environ, **interpreter.environment(), **environment},
+                env={**os.environ, **environment},
             )
 
     def until_caught_up(self, seconds: float = WORKER_SECONDS) -> Spent:

@@ -37,8 +37,8 @@ def fetched(first: int, count: int, *, partition: int = 0, size: int = 1) -> Fet
     return Fetched("t", partition, records, first + count)
 
 
-def intake(rows: int = 10, every: float = 0.2) -> Intake:
-    return Intake(BatchConfig.model_construct(rows=rows, every=every))
+def intake(rows: int = 10, every: float = 0.2, size: int = 32 << 20) -> Intake:
+    return Intake(BatchConfig.model_construct(rows=rows, bytes=size, every=every))
 
 
 def write(intake: Intake, clock: Clock, seconds: float) -> None:
@@ -98,14 +98,13 @@ def test_no_record_waits_longer_than_every(clock: Clock) -> None:
     assert slow.due(dry=False)
 
 
-def test_a_full_batch_is_due_by_rows_or_bytes(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_batch_is_due_by_rows_or_bytes(clock: Clock) -> None:
     full = intake(rows=3)
     full.add([fetched(0, 2)])
     assert not full.due(dry=False)
     full.add([fetched(2, 1)])
     assert full.due(dry=False)
-    monkeypatch.setattr(module, "BATCH_BYTES", 100)
-    heavy = intake()
+    heavy = intake(size=100)
     heavy.add([fetched(0, 1, size=99)])
     assert not heavy.due(dry=False)
     heavy.add([fetched(1, 1, size=1)])
