@@ -1,7 +1,7 @@
 """One worker from start to end: a source captured or a sink fed, again and again until told to stop.
 
-``python -m cdc.role FILE ROLE`` is the process that ``cdc run`` starts for each; it ends when its standard input does,
-so that it never outlives who started it.
+``python -m cdc.role FILE ROLE [PROFILE]`` is the process that ``cdc run`` starts for each; it ends when its standard
+input does, so that it never outlives who started it.
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def _obey(control: Control) -> None:
     os._exit(1)
 
 
-def main(file: str, role: str) -> int:
+def main(file: str, role: str, profile: str | None = None) -> int:
     """The worker process of ``cdc run``. Messages and exit code as ``cdc run --only ROLE``."""
     logs.configure()
     structlog.contextvars.bind_contextvars(worker=role)
     try:
-        pipeline = load(Path(file))
+        pipeline = load(Path(file), profile=profile)
         logbook = pipeline.open_log()
     except ConfigurationError as error:
         log.error("worker.misconfigured", error=str(error))

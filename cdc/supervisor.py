@@ -22,12 +22,12 @@ log = structlog.get_logger()
 class Worker:
     """One worker's process. `code` is its exit code once it is not to be started again."""
 
-    def __init__(self, file: Path, role: str) -> None:
+    def __init__(self, file: Path, role: str, profile: str | None = None) -> None:
         self.role = role
         self.code: int | None = None
         self.due = 0.0
         self.told = False
-        self._command = [sys.executable, "-P", "-m", "cdc.role", str(file), role]
+        self._command = [sys.executable, "-P", "-m", "cdc.role", str(file), role, *filter(None, [profile])]
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._crashes = 0
@@ -81,8 +81,10 @@ class Worker:
 class Supervisor:
     """Runs workers until all have ended for good or a signal asks for the end."""
 
-    def __init__(self, file: Path, roles: Sequence[str], *, until_caught_up: bool = False) -> None:
-        self._workers = [Worker(file, role) for role in roles]
+    def __init__(
+        self, file: Path, roles: Sequence[str], profile: str | None = None, *, until_caught_up: bool = False
+    ) -> None:
+        self._workers = [Worker(file, role, profile) for role in roles]
         self._sources = [worker for worker in self._workers if worker.role.startswith("source/")]
         self._until_caught_up = until_caught_up
         self._stopping = False

@@ -23,6 +23,9 @@ _SHARED_OPTIONS: Final = {
         Path | None,
         typer.Option("-c", "--config", metavar="PATH", help="The file; default cdc.yaml, then pipeline.yaml."),
     ],
+    "profile": Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="One of the file's profiles; default CDC_PROFILE.")
+    ],
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")],
     "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
 }
@@ -62,7 +65,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(function, eval_str=True)
     added = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=False if name != "config" else None, annotation=annotation
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if name in ("config", "profile") else False,
+            annotation=annotation,
         )
         for name, annotation in _SHARED_OPTIONS.items()
     ]
@@ -188,8 +194,10 @@ def _session(ctx: typer.Context) -> Session:
     from cdc.cli.session import Session
 
     shared = ctx.find_root().meta.get(_SHARED, {})
+    command = ctx.command_path.partition(" ")[2]
+    profile = shared.get("profile") or os.environ.get("CDC_PROFILE")
     colour = not shared.get("no_color") and not os.environ.get("NO_COLOR")
-    return Session(ctx.info_name or "", shared.get("config"), bool(shared.get("as_json")), colour)
+    return Session(command, shared.get("config"), profile, bool(shared.get("as_json")), colour)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def run(session: Session, only: Sequence[str], until_caught_up: bool) -> None:
     if len(roles) == 1 and only:
         code = _here(session, pipeline, roles[0], until_caught_up)
     else:
-        code = Supervisor(pipeline.file, roles, until_caught_up=until_caught_up).run()
+        code = Supervisor(pipeline.file, roles, pipeline.profile, until_caught_up=until_caught_up).run()
     for role in roles:
         kind, _, name = role.partition("/")
         if kind == "source":

@@ -28,13 +28,14 @@ class Session:
 
     command: str
     file: Path | None
+    profile: str | None
     json: bool
     colour: bool
 
     def pipeline(self) -> Pipeline:
-        """The pipeline of the file that was named, or of the default one. Raises ConfigurationError."""
+        """The pipeline of the file and profile that were named, or of the default file. Raises ConfigurationError."""
         logs.configure(colours=self.colour)
-        return load(find(self.file))
+        return load(find(self.file), profile=self.profile)
 
     @contextmanager
     def log(self, pipeline: Pipeline) -> Iterator[Log]:

@@ -21,7 +21,8 @@ def validate(session: Session, path: Path | None, connect: bool) -> None:
     """Exit code 2 for an invalid file; with `connect` 3 when something is not reachable, 5 for an error found."""
     pipeline = replace(session, file=path or session.file).pipeline()
     counts = f"{len(pipeline.sources)} source(s), {len(pipeline.sinks)} sink(s)"
-    summary = f"{pipeline.file} is valid: pipeline {pipeline.name}, log {pipeline.log.type}, {counts}"
+    under = f" with profile {pipeline.profile}" if pipeline.profile else ""
+    summary = f"{pipeline.file}{under} is valid: pipeline {pipeline.name}, log {pipeline.log.type}, {counts}"
     found = _connected(session, pipeline) if connect else {}
     unreachable = any(isinstance(part, UnreachableError) for part in found.values())
     findings = {role: _findings(part) for role, part in found.items()}

@@ -75,7 +75,7 @@ def _disagreements(log: LogConfig, sources: Mapping[str, SourceConfig], tree: No
     for name, source in sources.items():
         for key, message in source.disagreements(log):
             node = _node(tree, "sources", name, key) or _node(tree, "sources", name)
-            yield Problem("disagreement", ("sources", name, key), message, node.place if node else Place(1, 1))
+            yield Problem("disagreement", ("sources", name, key), message, (node or tree).place)
 
 
 def _possible(source: SourceConfig) -> list[str]:
@@ -108,4 +108,4 @@ def _place(tree: Node, section: str, name: str, pattern: str) -> Place:
     if tables and isinstance(tables.value, list):
         return next((item.place for item in tables.value if item.value == pattern), tables.place)
     named = _node(tree, section, name)
-    return (named.key or named.place) if named else Place(1, 1)
+    return (named.key or named.place) if named else tree.place

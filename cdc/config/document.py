@@ -26,6 +26,8 @@ class Node:
     value: Scalar | dict[str, Node] | list[Node]
     place: Place
     key: Place | None = None
+    written: str | None = None
+    """The text in the file, where `value` is what its references gave."""
 
     def plain(self) -> Any:
         """The value as plain Python, for pydantic."""
@@ -43,6 +45,12 @@ class Node:
             return self.value[part]
         return None
 
+    def without(self, *keys: str) -> Node:
+        """The same map less some of its keys; anything else as it is."""
+        if not isinstance(self.value, dict):
+            return self
+        return Node({key: node for key, node in self.value.items() if key not in keys}, self.place, self.key)
+
     def scalars(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
         """All scalars beneath, with their paths."""
         if isinstance(self.value, dict):
@@ -56,39 +64,46 @@ class Node:
 
 
 def beneath(base: Node, over: Node) -> Node:
-    """`over` with what only `base` has, maps merged key by key: how ``defaults`` work."""
+    """`over` with what only `base` has, maps merged key by key: how ``defaults`` and ``profiles`` work.
+
+    Maps of two different `type` have nothing to do with each other: there `over` is all.
+    """
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
-    merged = dict(over.value)
-    for key, node in base.value.items():
-        merged[key] = beneath(node, over.value[key]) if key in over.value else node
+    before, now = base.child("type"), over.child("type")
+    if before and now and before.value != now.value:
+        return over
+    merged = {**base.value, **over.value}
+    for key in base.value.keys() & over.value.keys():
+        merged[key] = beneath(base.value[key], over.value[key])
     return Node(merged, over.place, over.key)
 
 
-def parse(text: str) -> tuple[Node, list[Problem]]:
+def parse(text: str, file: str = "") -> tuple[Node, list[Problem]]:
     """The tree of a YAML text, and what is wrong with the text itself. The tree is empty when it cannot be parsed."""
-    empty = Node({}, Place(1, 1))
+    start = Place(1, 1, file=file)
+    empty = Node({}, start)
     if len(text.encode()) > LARGEST_FILE_BYTES:
-        return empty, [Problem("too_large", (), f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB", Place(1, 1))]
+        return empty, [Problem("too_large", (), f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB", start)]
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(text)
         if root is None:
             return empty, []
-        builder = _Builder(yaml)
+        builder = _Builder(yaml, file)
         return builder.build(root, (), ()), builder.problems
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
+        place = Place(mark.line + 1, mark.column + 1, file=file) if mark else start
         message = ", ".join(filter(None, [error.problem, error.context]))
         near = text.splitlines()[place.line - 1 : place.line]
         help_ = 'inside {…} and […] a reference needs quotes: "${VAR}"' if near and "${" in near[0] else ""
         return empty, [Problem("syntax", (), f"not YAML: {message}", place, help=help_)]
     except (YAMLError, ValueError) as error:  # characters that YAML forbids
         message = str(error).partition("\n")[0]
-        return empty, [Problem("syntax", (), f"not YAML: {message}", Place(1, 1))]
+        return empty, [Problem("syntax", (), f"not YAML: {message}", start)]
     except (_TooMany, RecursionError):
-        return empty, [Problem("too_large", (), "nested or repeated by aliases beyond all measure", Place(1, 1))]
+        return empty, [Problem("too_large", (), "nested or repeated by aliases beyond all measure", start)]
 
 
 class _TooMany(Exception):
@@ -96,8 +111,9 @@ class _TooMany(Exception):
 
 
 class _Builder:
-    def __init__(self, yaml: Any) -> None:
+    def __init__(self, yaml: Any, file: str) -> None:
         self._yaml = yaml
+        self._file = file
         self._left = MOST_VALUES
         self.problems: list[Problem] = []
 
@@ -110,16 +126,16 @@ class _Builder:
         if not isinstance(node, ScalarNode) and _kind(node) not in ("map", "seq"):
             self._unsupported(node, path)
         if isinstance(node, MappingNode):
-            return Node(self._map(node, path, within), _place(node), key)
+            return Node(self._map(node, path, within), self._place(node), key)
         if isinstance(node, SequenceNode):
             items = [self.build(item, (*path, index), within) for index, item in enumerate(node.value)]
-            return Node(items, _place(node), key)
-        return Node(self._scalar(node, path), _place(node), key)
+            return Node(items, self._place(node), key)
+        return Node(self._scalar(node, path), self._place(node), key)
 
     def _map(self, node: Any, path: tuple[str | int, ...], within: tuple[int, ...]) -> dict[str, Node]:
         entries: dict[str, Node] = {}
         for key_node, value_node in node.value:
-            place = _place(key_node)
+            place = self._place(key_node)
             if not isinstance(key_node, ScalarNode):
                 self.problems.append(Problem("bad_key", path, "a key must be a plain word", place))
                 continue
@@ -150,14 +166,13 @@ class _Builder:
         return None
 
     def _unsupported(self, node: Any, path: tuple[str | int, ...]) -> None:
-        self.problems.append(Problem("bad_value", path, f"the YAML tag {node.tag} is not supported", _place(node)))
+        self.problems.append(Problem("bad_value", path, f"the YAML tag {node.tag} is not supported", self._place(node)))
+
+    def _place(self, node: Any) -> Place:
+        start, end = node.start_mark, node.end_mark
+        width = end.column - start.column if end.line == start.line and isinstance(node, ScalarNode) else 1
+        return Place(start.line + 1, start.column + 1, max(1, width), self._file)
 
 
 def _kind(node: Any) -> str:
     return str(node.tag).removeprefix("tag:yaml.org,2002:")
-
-
-def _place(node: Any) -> Place:
-    start, end = node.start_mark, node.end_mark
-    width = end.column - start.column if end.line == start.line and isinstance(node, ScalarNode) else 1
-    return Place(start.line + 1, start.column + 1, max(1, width))

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from cdc.config.secrets import Referenced, inline_password, redact, remember
@@ -22,6 +32,16 @@ def _with_unit(value: object, units: dict[str, float] | dict[str, int], example:
     raise ValueError(f"needs a number with a unit ({known}), for example {example}")
 
 
+def _written(value: float, units: dict[str, float] | dict[str, int]) -> str:
+    """The reverse, in the largest unit of which it is a whole number."""
+    for unit, size in reversed(units.items()):
+        count = round(value / size, 9)
+        if count >= 1 and count.is_integer():
+            return f"{count:.0f}{unit}"
+    smallest = next(iter(units))
+    return f"{value / units[smallest]:g}{smallest}"
+
+
 def _duration(value: object) -> float:
     return _with_unit(value, _DURATION, "30s")
 
@@ -30,10 +50,25 @@ def _byte_size(value: object) -> int:
     return int(_with_unit(value, _BYTES, "16MiB"))
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+def _schema(title: str, units: dict[str, float] | dict[str, int]) -> WithJsonSchema:
+    pattern = rf"^\s*\d+(\.\d+)?\s*({'|'.join(units)})\s*$"
+    return WithJsonSchema({"type": "string", "title": title, "pattern": pattern})
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    PlainSerializer(lambda seconds: _written(seconds, _DURATION), return_type=str, when_used="json"),
+    _schema("duration", _DURATION),
+]
 """Seconds; written with a unit: ``500ms``, ``30s``, ``24h``, ``7d``. A bare number is an error."""
 
-ByteSize = Annotated[int, BeforeValidator(_byte_size)]
+ByteSize = Annotated[
+    int,
+    BeforeValidator(_byte_size),
+    PlainSerializer(lambda count: _written(count, _BYTES), return_type=str, when_used="json"),
+    _schema("size", _BYTES),
+]
 """Bytes; written with a unit: ``16MiB``, ``20GiB``. A bare number is an error."""
 
 
@@ -49,7 +84,11 @@ def _secret(value: object, validation: ValidationInfo) -> object:
     return value
 
 
-Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(_secret),
+    WithJsonSchema({"type": "string", "title": "secret", "pattern": r"^\$\{[^{}]+\}$"}),
+]
 """A value that is never shown. In YAML it must be a reference, ``${VAR}`` or ``${file:/path}``."""
 
 

@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field
 
 from cdc import registry
 from cdc.config import checks
-from cdc.config.document import Node, beneath, parse
+from cdc.config.document import Node, beneath
 from cdc.config.fields import Model, SinkConfig
+from cdc.config.include import Reading
 from cdc.config.pipeline import Pipeline
 from cdc.config.problems import InvalidConfiguration, Place, Problem, nearest
 from cdc.config.references import resolve
@@ -45,17 +46,33 @@ class Defaults(Model):
     sink: dict[str, Any] = Field(default_factory=dict)
 
 
-class PipelineFile(Model):
-    """The top level of the file; what stands beneath a ``type`` is the plugin's own model."""
+class Parts(Model):
+    """What a pipeline consists of. What stands beneath a ``type`` is the plugin's own model."""
+
+    log: dict[str, Any] = Field(default_factory=dict)
+    """Where changes are kept. Default: the embedded log, in the folder ``.cdc``."""
+    sources: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """The databases to capture, by name."""
+    sinks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """The stores to feed, by name."""
+    defaults: Defaults = Defaults()
+
+
+class PipelineFile(Parts):
+    """The top level of the file."""
 
     version: Literal[1]
+    """Of the form of this file."""
     pipeline: Name | None = None
-    """Default: the file's name without its ending."""
-    log: dict[str, Any] = Field(default_factory=dict)
-    """Default: the embedded log under ``.cdc/``."""
+    """What topics, slots and consumer groups are called by. Default: the file's name without its ending."""
+    include: list[str] = Field(default_factory=list)
+    """Files that hold more of this one, as paths or globs relative to it. Maps are merged by key; a key that two files
+    hold is an error."""
     sources: dict[Name, dict[str, Any]] = Field(min_length=1)
-    sinks: dict[Name, dict[str, Any]] = Field(default_factory=dict)
-    defaults: Defaults = Defaults()
+    """The databases to capture, by name."""
+    profiles: dict[Name, Parts] = Field(default_factory=dict)
+    """Variants: ``--profile NAME`` or ``CDC_PROFILE`` lays one of them over the rest, key by key. An entry that changes
+    a ``type`` replaces the whole entry."""
 
 
 def find(file: Path | None) -> Path:
@@ -70,39 +87,52 @@ def find(file: Path | None) -> Path:
     )
 
 
-def load(file: Path, environment: Mapping[str, str] = os.environ) -> Pipeline:
-    """The pipeline that `file` describes. Raises InvalidConfiguration with everything that is wrong in it."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {file}: {error.strerror}", hint="name the file: cdc -c PATH …") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{file} is not UTF-8 text") from None
-    tree, problems = parse(text)
-    syntax_failed = any(problem.code in ("syntax", "too_large") for problem in problems)
-    if syntax_failed:
-        raise InvalidConfiguration(file, text, problems)
-    unresolved = resolve(tree, environment)
-    reading = _Reading(file, tree, {problem.place for problem in unresolved})
-    pipeline = reading.pipeline()
-    problems += unresolved + reading.problems
+def load(file: Path, environment: Mapping[str, str] = os.environ, profile: str | None = None) -> Pipeline:
+    """The pipeline that `file` describes under `profile`.
+
+    Raises InvalidConfiguration with everything that is wrong in it, ConfigurationError when there is no such profile.
+    """
+    reading = Reading(environment)
+    tree = reading.read(file)
+    if any(problem.code in ("syntax", "too_large", "bad_include") for problem in reading.problems):
+        raise InvalidConfiguration(file, reading.texts, reading.problems)
+    if profile:
+        tree = _overlaid(file, tree, profile)
+    unresolved = resolve(tree.without("profiles"), environment)
+    assembly = _Assembly(file, tree, {problem.place for problem in unresolved})
+    pipeline = assembly.pipeline(profile)
+    problems = reading.problems + unresolved + assembly.problems
     if problems or pipeline is None:
-        raise InvalidConfiguration(file, text, problems)
+        raise InvalidConfiguration(file, reading.texts, problems)
     return pipeline
 
 
-class _Reading:
+def _overlaid(file: Path, tree: Node, profile: str) -> Node:
+    """`tree` with a profile laid over it. Raises ConfigurationError when there is none of that name."""
+    profiles = tree.child("profiles")
+    over = profiles.child(profile) if profiles else None
+    if over is None:
+        known = list(profiles.value) if profiles and isinstance(profiles.value, dict) else []
+        near = nearest(profile, known)
+        raise ConfigurationError(
+            f"there is no profile {profile} in {file}" + (f", did you mean {near}?" if near else ""),
+            hint="profiles here: " + (", ".join(known) or "none"),
+        )
+    return Node(beneath(tree, over).value, tree.place) if isinstance(over.value, dict) else tree
+
+
+class _Assembly:
     def __init__(self, file: Path, tree: Node, known_bad: set[Place]) -> None:
         self._file, self._tree, self._known_bad = file, tree, known_bad
         self.problems: list[Problem] = []
 
-    def pipeline(self) -> Pipeline | None:
+    def pipeline(self, profile: str | None) -> Pipeline | None:
         top, problems = validate(PipelineFile, self._tree, ())
         self._add(problems)
         name = (top.pipeline if top else None) or re.sub(r"[^a-z0-9_]", "_", self._file.stem.lower())
         if top and not NAME.fullmatch(name):
             message = f"the file's name gives no name for the pipeline ({self._file.stem})"
-            self._add([Problem("missing_key", ("pipeline",), message, Place(1, 1), help="write `pipeline: NAME`")])
+            self._add([Problem("missing_key", ("pipeline",), message, self._tree.place, help="write `pipeline: NAME`")])
         log = self._log()
         sources = self._section("sources", "connectors", "source", SourceConfig)
         sinks = self._section("sinks", "sinks", "sink", SinkConfig)
@@ -110,12 +140,12 @@ class _Reading:
             self._add(checks.across(name, log, sources, sinks, self._tree))
         if log is None or top is None:
             return None
-        return Pipeline(name, self._file, log, sources, sinks)
+        return Pipeline(name, self._file, log, sources, sinks, profile, self._tree.without("profiles", "defaults"))
 
     def _log(self) -> LogConfig | None:
         node = self._tree.child("log")
         if node is None:
-            start = Place(1, 1)
+            start = self._tree.place
             node = Node({"type": Node("embedded", start), "path": Node(".cdc", start)}, start)
         return self._plugin("cdc.log", node, ("log",), LogConfig)
 
@@ -125,9 +155,12 @@ class _Reading:
         nodes = self._tree.child(section)
         defaults = self._tree.child("defaults")
         default = defaults.child(kind) if defaults else None
-        for name, node in nodes.value.items() if nodes and isinstance(nodes.value, dict) else ():
-            merged = beneath(default, node) if default else node
-            config = self._plugin(package, merged, (section, name), base)
+        if nodes is None or not isinstance(nodes.value, dict):
+            return configs
+        for name, node in nodes.value.items():
+            if default is not None:
+                nodes.value[name] = node = beneath(default, node)
+            config = self._plugin(package, node, (section, name), base)
             if config is not None:
                 configs[name] = config
         return configs

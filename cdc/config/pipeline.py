@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdc import registry
+from cdc.config.document import Node
 from cdc.config.fields import SinkConfig
 from cdc.connector import Connector, SourceConfig
 from cdc.log import Log, LogConfig
@@ -22,6 +23,9 @@ class Pipeline:
     log: LogConfig
     sources: Mapping[str, SourceConfig]
     sinks: Mapping[str, SinkConfig]
+    profile: str | None
+    tree: Node
+    """The file's values with their places: what is included, the profile and ``defaults`` in it."""
 
     @property
     def roles(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from cdc.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """A stretch of one line of the file, counted from 1; `width` in characters."""
+    """A stretch of one line of a file, counted from 1; `width` in characters."""
 
     line: int
     column: int
     width: int = 1
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +40,33 @@ class Problem:
 
 
 class InvalidConfiguration(ConfigurationError):
-    """A file that cannot be used, with everything that is wrong in it."""
+    """A file that cannot be used, with everything that is wrong in it and in the files that it includes."""
 
-    def __init__(self, file: Path, source: str, problems: Iterable[Problem]) -> None:
+    def __init__(self, file: Path, texts: Mapping[str, str], problems: Iterable[Problem]) -> None:
+        """`texts`: what each file holds, by its name, in the order in which their problems are told."""
         unique = dict.fromkeys(problems)
+        order = list(texts)
         self.file = file
-        self.problems = sorted(unique, key=lambda problem: (problem.place, problem.path and str(problem.path[-1])))
-        self._lines = source.splitlines()
+        self.problems = sorted(
+            unique,
+            key=lambda problem: (
+                order.index(problem.place.file),
+                problem.place,
+                problem.path and str(problem.path[-1]),
+            ),
+        )
+        self._lines = {name: text.splitlines() for name, text in texts.items()}
         super().__init__("\n".join(self.render(problem) for problem in self.problems))
 
     def render(self, problem: Problem) -> str:
         """``file:line:column: error[code] path: message``, the line with a caret beneath, suggestion and help."""
         place = problem.place
         path = ".".join(map(str, problem.path))
-        head = f"{self.file}:{place.line}:{place.column}: error[{problem.code}] {path + ': ' if path else ''}"
+        head = f"{place.file}:{place.line}:{place.column}: error[{problem.code}] {path + ': ' if path else ''}"
         parts = [head + problem.message + (f", did you mean {problem.suggestion!r}?" if problem.suggestion else "")]
-        if place.line <= len(self._lines):
-            line = self._lines[place.line - 1]
+        lines = self._lines[place.file]
+        if place.line <= len(lines):
+            line = lines[place.line - 1]
             shown = redact_line(line)
             indent = len(redact_line(line[: place.column - 1]))
             width = max(1, min(place.width, len(line) - place.column + 1)) if shown == line else 1
@@ -72,7 +83,7 @@ class InvalidConfiguration(ConfigurationError):
                 "code": problem.code,
                 "message": redact(problem.message),
                 "pointer": problem.pointer,
-                "file": str(self.file),
+                "file": problem.place.file,
                 "line": problem.place.line,
                 "column": problem.place.column,
                 "suggestion": problem.suggestion or None,

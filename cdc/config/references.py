@@ -44,6 +44,7 @@ class _Resolver:
     def resolve(self) -> None:
         text = str(self._node.value)
         resolved = _REFERENCE.sub(self._value, text)
+        self._node.written = text if resolved != text else None
         if self._failed:
             self._node.value = Referenced("")
             return

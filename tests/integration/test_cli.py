@@ -71,6 +71,31 @@ def test_validate_shows_every_error_and_ends_with_2(scripted: Scripted) -> None:
     } in document["error"]["problems"]
 
 
+PROFILE = """\
+profiles:
+  other:
+    sinks: {one: {folder: "${FOLDER}/elsewhere"}}
+"""
+
+
+def test_a_profile_reaches_the_workers(scripted: Scripted) -> None:
+    scripted.file.write_text(scripted.file.read_text() + PROFILE)
+    (scripted.folder / "elsewhere").mkdir()
+    scripted.insert(3)
+    result = scripted.spawn("run", "--until-caught-up", "--profile", "other")
+    assert result.returncode == 0, result.stderr
+    assert [scripted.stored(sink) for sink in ("one", "two", "elsewhere")] == [0, 3, 3]
+
+
+def test_a_profile_is_chosen_by_option_before_environment(scripted: Scripted) -> None:
+    scripted.file.write_text(scripted.file.read_text() + PROFILE)
+    assert "cdc.yaml is valid" in scripted.cdc("validate").stdout
+    scripted.environment["CDC_PROFILE"] = "another"
+    assert "there is no profile another in cdc.yaml, did you mean other?" in scripted.cdc("validate").stderr
+    for arguments in (("--profile", "other", "validate"), ("validate", "--profile", "other")):
+        assert "cdc.yaml with profile other is valid" in scripted.cdc(*arguments).stdout
+
+
 def test_validate_does_not_connect_unless_asked(scripted: Scripted) -> None:
     scripted.fail("db", "unreachable")
     assert scripted.cdc("validate").exit_code == 0
