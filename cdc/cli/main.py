@@ -176,6 +176,27 @@ def cleanup(ctx: typer.Context, yes: Annotated[bool, typer.Option("--yes", help=
     command(_session(ctx), yes)
 
 
+_config = typer.Typer(name="config", no_args_is_help=True, help="The configuration as cdc understands it.")
+app.add_typer(_config)
+
+
+@_config.command()
+@_command
+def show(
+    ctx: typer.Context,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Also the defaults, and what references gave; secrets stay references.")
+    ] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Where each value comes from: file:line, or default.")
+    ] = False,
+) -> None:
+    """Show the file with what it includes, its defaults and its profile put in their places."""
+    from cdc.cli.config import show as command
+
+    command(_session(ctx), resolved, origin)
+
+
 @app.command()
 @_command
 def demo(

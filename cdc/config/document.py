@@ -51,16 +51,19 @@ class Node:
             return self
         return Node({key: node for key, node in self.value.items() if key not in keys}, self.place, self.key)
 
-    def scalars(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
-        """All scalars beneath, with their paths."""
+    def children(self) -> list[tuple[str | int, Node]]:
+        """The values of a map or list with their keys or indexes; none of a scalar."""
         if isinstance(self.value, dict):
-            for key, node in self.value.items():
-                yield from node.scalars((*path, key))
-        elif isinstance(self.value, list):
-            for index, node in enumerate(self.value):
-                yield from node.scalars((*path, index))
-        else:
+            return list(self.value.items())
+        return list(enumerate(self.value)) if isinstance(self.value, list) else []
+
+    def leaves(self, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Node]]:
+        """All scalars beneath, and maps and lists that are empty, with their paths."""
+        children = self.children()
+        if not children:
             yield path, self
+        for part, node in children:
+            yield from node.leaves((*path, part))
 
 
 def beneath(base: Node, over: Node) -> Node:

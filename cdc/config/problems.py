@@ -36,7 +36,7 @@ class Problem:
     @property
     def pointer(self) -> str:
         """JSON pointer of the setting."""
-        return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in self.path)
+        return pointer(self.path)
 
 
 class InvalidConfiguration(ConfigurationError):
@@ -91,6 +91,11 @@ class InvalidConfiguration(ConfigurationError):
             }
             for problem in self.problems
         ]
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ def resolve(tree: Node, environment: Mapping[str, str] = os.environ) -> list[Pro
     Passwords found inside URLs are remembered as secrets, and are a problem where the file holds them literally.
     """
     problems: list[Problem] = []
-    for path, node in tree.scalars():
+    for path, node in tree.leaves():
         if isinstance(node.value, str):
             _Resolver(node, path, environment, problems).resolve()
     return problems

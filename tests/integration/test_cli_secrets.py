@@ -61,6 +61,14 @@ def assert_silent(text: str) -> None:
     assert "canary" not in text, text
 
 
+@pytest.mark.parametrize("options", [(), ("--resolved",), ("--resolved", "--origin", "--json")])
+def test_the_configuration_shows_references_in_place_of_secrets(canaries: Scripted, options: tuple[str, ...]) -> None:
+    text = said(canaries, "config", "show", *options)
+    for written in ("${DB_URL}", "${CANARY_PASSWORD}", "${SINK_URL}", "/secret}"):
+        assert written in text
+    assert_silent(text)
+
+
 @pytest.mark.parametrize("word", ["unreachable", "permanent", "gap", "bug"])
 @pytest.mark.parametrize("part", ["db", "one"])
 def test_failing_parts_keep_their_secrets(canaries: Scripted, part: str, word: str) -> None:
