@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DURATION ?=
 
-.PHONY: demo test lint bench torture-path clean
+.PHONY: demo test lint bench docs torture-path clean
 
 demo: $(VENV)/.demo  ## A shop's database and three stores that follow it; DURATION=20 ends by itself
 	@$(BIN)/cdc demo $(if $(DURATION),--duration $(DURATION))
@@ -19,6 +19,9 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test  ## Speed and memory against references run beside it; BENCH_JSON=FILE
 	$(BIN)/python -m tests.bench
+
+docs: $(VENV)/.test  ## The page of reference, from the configuration's models
+	$(BIN)/cdc schema export config --format markdown > docs/configuration.md
 
 torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores, several seeds
 	CDC_TORTURE_SEEDS=1,2,3,4,5,6,7,8 CDC_TORTURE_DEATHS=40 CDC_TORTURE_BIG=1000000 \

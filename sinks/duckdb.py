@@ -72,8 +72,11 @@ class LargeBatch(BatchConfig):
     """Every write opens, syncs and closes the file: few large ones are faster."""
 
     rows: int = Field(default=100_000, gt=0)
+    """Most rows of one write."""
     bytes: Annotated[ByteSize, Field(gt=0)] = 80 << 20
+    """Most bytes of their values, as they are on the log."""
     every: Duration = 1.0
+    """Longest time that a record waits for others."""
 
 
 class DuckDBConfig(SinkConfig):

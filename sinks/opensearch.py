@@ -59,8 +59,11 @@ class OpenSearchConfig(SinkConfig):
     """Configuration of an OpenSearch or Elasticsearch sink."""
 
     url: Annotated[str, server_url("http", "https")]
+    """``https://host:9200``."""
     username: str | None = None
+    """The user, with ``password``."""
     password: Secret | None = None
+    """The user's password."""
     api_key: Secret | None = None
     """In place of user name and password."""
     ca: Path | None = None
@@ -68,7 +71,9 @@ class OpenSearchConfig(SinkConfig):
     index: Annotated[str, Field(min_length=1), AfterValidator(_index_template)] = "{pipeline}.{schema}.{table}"
     """Name of a table's index: ``{pipeline}``, ``{schema}``, ``{table}``."""
     shards: Annotated[int, Field(gt=0)] = 1
+    """Shards of an index that is made."""
     replicas: Annotated[int, Field(ge=0)] = 1
+    """Copies of each shard of an index that is made."""
     gc_deletes: Annotated[Duration, Field(gt=0)] = 86400.0
     """How long the index remembers versions of deleted documents: longer than a process can hang and wake again."""
 

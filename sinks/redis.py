@@ -77,7 +77,9 @@ class RedisConfig(SinkConfig):
     url: Annotated[str, server_url("redis", "rediss")]
     """``redis://host:port/database``; ``rediss://…`` with TLS."""
     username: str | None = None
+    """The user; unset: the default one."""
     password: Secret | None = None
+    """The user's password."""
     ca: Path | None = None
     """Certificates to trust besides the system's, PEM."""
     key: Annotated[str, AfterValidator(lambda text: KeyTemplate(text).text)] = "{table}:{pk}"

@@ -197,6 +197,24 @@ def show(
     command(_session(ctx), resolved, origin)
 
 
+_schema = typer.Typer(name="schema", no_args_is_help=True, help="What files and rows look like.")
+_export = typer.Typer(name="export", no_args_is_help=True, help="Print a schema.")
+_schema.add_typer(_export)
+app.add_typer(_schema)
+
+
+@_export.command("config")
+@_command
+def export_config(
+    ctx: typer.Context,
+    format: Annotated[str, typer.Option("--format", help="json-schema or markdown.")] = "json-schema",  # noqa: A002
+) -> None:
+    """Print what the pipeline's file may hold with the plugins that are installed: for editors, or to read."""
+    from cdc.cli.schema import export_config as command
+
+    command(_session(ctx), format)
+
+
 @app.command()
 @_command
 def demo(

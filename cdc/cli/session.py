@@ -86,7 +86,7 @@ class Session:
 
     def _console(self, stream: Any) -> Console:
         width = None if stream.isatty() else 200
-        return Console(file=stream, no_color=not self.colour or None, width=width)
+        return Console(file=stream, no_color=not self.colour or None, width=width, emoji=False)
 
     def _envelope(self, parts: Mapping[str, Any]) -> None:
         document = redact(json.dumps({"command": self.command, **parts}, ensure_ascii=False, default=str))

@@ -119,16 +119,17 @@ class BatchConfig(Model):
     """How much a sink is given at once: whichever limit is reached first."""
 
     rows: int = Field(default=10_000, gt=0)
+    """Most rows of one write."""
     bytes: Annotated[ByteSize, Field(gt=0)] = 32 << 20
-    """Of the records' values, as they are on the log."""
+    """Most bytes of their values, as they are on the log."""
     every: Duration = 0.2
-    """Longest time that a record waits for others, seconds."""
+    """Longest time that a record waits for others."""
 
 
 class SinkConfig(Model):
     """What every sink's configuration has; a sink's own model adds its fields."""
 
     type: str
-    tables: list[str] = Field(default_factory=lambda: ["*"])
+    tables: list[str] = Field(default=["*"])
     """Patterns of ``schema.table`` that this sink receives; ``!pattern`` leaves out."""
     batch: BatchConfig = BatchConfig()

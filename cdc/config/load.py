@@ -43,7 +43,9 @@ class Defaults(Model):
     """Settings of every source or sink that does not set them itself, merged key by key."""
 
     source: dict[str, Any] = Field(default_factory=dict)
+    """Of every source."""
     sink: dict[str, Any] = Field(default_factory=dict)
+    """Of every sink; one of another ``type`` than these, if they have one, gets none of them."""
 
 
 class Parts(Model):
@@ -71,8 +73,8 @@ class PipelineFile(Parts):
     sources: dict[Name, dict[str, Any]] = Field(min_length=1)
     """The databases to capture, by name."""
     profiles: dict[Name, Parts] = Field(default_factory=dict)
-    """Variants: ``--profile NAME`` or ``CDC_PROFILE`` lays one of them over the rest, key by key. An entry that changes
-    a ``type`` replaces the whole entry."""
+    """Variants, with any of ``log``, ``sources``, ``sinks``, ``defaults``. ``--profile NAME`` or ``CDC_PROFILE`` lays
+    one of them over the rest, key by key; an entry that changes a ``type`` replaces the whole entry."""
 
 
 def find(file: Path | None) -> Path:

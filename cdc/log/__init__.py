@@ -181,7 +181,9 @@ class FormatConfig(Model):
     """How values are rendered: ``log.format``."""
 
     type: str = "json"
+    """The format of record keys and values."""
     profile: Literal["readable", "debezium"] = "readable"
+    """``readable``: decimals and times as the text that the database prints; ``debezium``: as Debezium has them."""
 
 
 class Expire(Model):

@@ -63,8 +63,11 @@ class SaslConfig(Model):
     """``log.sasl``: who we are."""
 
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How the brokers ask for it."""
     username: str
+    """The user."""
     password: Secret
+    """The user's password."""
 
 
 class KafkaTopicsConfig(TopicsConfig):

@@ -32,10 +32,11 @@ class SnapshotConfig(Model):
     """The first reading of rows that exist already."""
 
     mode: Literal["initial", "never"] = "initial"
+    """``initial``: rows that exist are read when a table is captured first; ``never``: only changes are captured."""
     chunk_bytes: ByteSize = 4 << 20
     """Most bytes that one chunk holds in memory."""
     chunk_time_target: Duration = 1.0
-    """How long the database should take for one chunk, seconds; the number of rows per chunk follows."""
+    """How long the database should take for one chunk; the number of rows per chunk follows."""
 
 
 class TableConfig(Model):
@@ -52,6 +53,7 @@ class PostgresConfig(SourceConfig):
     url: Url
     """``postgresql://user@host:port/database?sslmode=verify-full``, libpq's parameters; without the password."""
     password: Secret | None = None
+    """The role's password, unless the whole of ``url`` is a reference and has it."""
     tables: list[str] | dict[str, TableConfig | None]
     """``schema.table`` names and globs, ``!pattern`` leaves out. A named table that can't be captured is an error; one
     that only a glob matches is left out with a warning."""

@@ -96,6 +96,14 @@ def test_a_profile_is_chosen_by_option_before_environment(scripted: Scripted) ->
         assert "cdc.yaml with profile other is valid" in scripted.cdc(*arguments).stdout
 
 
+def test_the_schema_for_editors_has_all_plugins(scripted: Scripted) -> None:
+    schema = json.loads(scripted.cdc("schema", "export", "config").stdout)
+    assert {"sources.script", "sinks.folder", "sinks.redis"} <= schema["definitions"].keys()
+    page = scripted.cdc("schema", "export", "config", "--format", "markdown").stdout
+    assert "## sinks: `type: folder`" in page
+    assert scripted.cdc("schema", "export", "config", "--format", "html").exit_code == 2
+
+
 def test_validate_does_not_connect_unless_asked(scripted: Scripted) -> None:
     scripted.fail("db", "unreachable")
     assert scripted.cdc("validate").exit_code == 0
