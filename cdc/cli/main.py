@@ -6,13 +6,14 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cdc import __version__
-from cdc.errors import CdcError
+from cdc.errors import CdcError, ConfigurationError
 
 if TYPE_CHECKING:
     from cdc.cli.session import Session
@@ -126,13 +127,29 @@ def run(
     command(_session(ctx), only or [], until_caught_up)
 
 
+class FailOn(StrEnum):
+    """From what on ``cdc status`` ends with 5: a worker that does not work, or already one that has a warning."""
+
+    WARNING = "warning"
+    FAILED = "failed"
+
+
 @app.command()
 @_command
-def status(ctx: typer.Context) -> None:
+def status(
+    ctx: typer.Context,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(
+            "--fail-on",
+            help="Exit with 5 if a worker does not run or needs a person (failed), or has a warning too (warning).",
+        ),
+    ] = None,
+) -> None:
     """Show positions, lag, retained WAL, and each worker's state and last error, whether or not `run` is up."""
     from cdc.cli.status import status as command
 
-    command(_session(ctx))
+    command(_session(ctx), fail_on)
 
 
 @app.command()
@@ -224,8 +241,13 @@ def demo(
     ] = None,
 ) -> None:
     """Show it all at work on this machine: a shop's database, and three stores that follow it."""
-    from cdc.demo import run as command
-
+    try:
+        from cdc.demo import run as command
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the demo needs the Python package {error.name!r}, which is not installed",
+            hint="pip install 'cdc-service[demo]'",
+        ) from error
     raise typer.Exit(command(duration))
 
 

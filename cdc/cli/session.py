@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console, RenderableType
 
@@ -20,6 +20,9 @@ from cdc.config.problems import InvalidConfiguration
 from cdc.config.secrets import redact
 from cdc.errors import CdcError
 from cdc.log import Log
+
+FINDING: Final = 5
+"""Exit code of a command that found what it was asked to look for."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+import typer
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from cdc.cli.lag import lag
-from cdc.cli.session import Session
+from cdc.cli.session import FINDING, Session
 from cdc.config.pipeline import Pipeline
 from cdc.config.secrets import redact
 from cdc.log import Log
@@ -23,8 +24,16 @@ NOISE_BYTES: Final = 8192
 _STYLES: Final = {State.STREAMING: "green", State.SNAPSHOT: "green", State.RETRYING: "yellow", State.STARTING: "yellow"}
 
 
-def status(session: Session) -> None:
-    """Show each source and sink. Exit code 0 whatever the states are; 3 when the log does not answer."""
+_WORKING: Final = {State.STARTING, State.SNAPSHOT, State.STREAMING, State.RETRYING}
+_WELL: Final = _WORKING - {State.RETRYING}
+
+
+def status(session: Session, fail_on: str | None = None) -> None:
+    """Show each source and sink. Exit code 3 when the log does not answer.
+
+    5 when `fail_on` is ``failed`` and a worker does not work, or ``warning`` and one has anything to be said of it;
+    otherwise 0 whatever the states are.
+    """
     pipeline = session.pipeline()
     with session.log(pipeline) as log:
         workers = log.states("worker")
@@ -39,7 +48,27 @@ def status(session: Session) -> None:
         if name in sources:
             sources[name]["snapshot_request"] = request
     result = {"pipeline": pipeline.name, "sources": sources, "sinks": sinks}
-    session.result(result, Group(_source_table(sources), _sink_table(sinks), *_remarks(sources, sinks)))
+    found = _findings(sources, sinks, fail_on) if fail_on else []
+    shown = Group(_source_table(sources), _sink_table(sinks), *_remarks(sources, sinks))
+    session.result(result, shown, ok=not found, summary="; ".join(found))
+    if found:
+        session.say("; ".join(found), "bold red")
+        raise typer.Exit(FINDING)
+
+
+def _findings(
+    sources: Mapping[str, Mapping[str, Any]], sinks: Mapping[str, Mapping[str, Any]], fail_on: str
+) -> list[str]:
+    """What is the matter, at `fail_on` or worse, a few words for each part."""
+    well = _WELL if fail_on == "warning" else _WORKING
+    found = []
+    for kind, parts in (("source", sources), ("sink", sinks)):
+        for name, part in parts.items():
+            if part["state"] not in well:
+                found.append(f"{kind} {name} is {part['state']}")
+            elif fail_on == "warning" and (part.get("warning") or part.get("database_error")):
+                found.append(f"{kind} {name} has a warning")
+    return found
 
 
 def _worker(report: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from typing import Final
 
 import typer
 
-from cdc.cli.session import Session
+from cdc.cli.session import FINDING, Session
 from cdc.config.pipeline import Pipeline
 from cdc.errors import CdcError, UnreachableError
 from cdc.findings import Finding, Severity
 
-FINDING: Final = 5
 _MARKS: Final = {Severity.OK: "✓", Severity.WARNING: "⚠", Severity.ERROR: "✗"}
 
 

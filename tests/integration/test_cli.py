@@ -163,6 +163,36 @@ def test_status_does_not_believe_a_worker_that_fell_silent(scripted: Scripted) -
     assert scripted.json("status")["result"]["sinks"]["one"]["state"] == "not_running"
 
 
+def test_status_fails_on_a_worker_that_does_not_work(scripted: Scripted) -> None:
+    result = scripted.cdc("status", "--fail-on", "failed")
+    assert result.exit_code == 5
+    assert "source db is never_ran; sink one is never_ran; sink two is never_ran" in result.stderr
+    for role in ("source/db", "sink/one", "sink/two"):
+        scripted.report(role, {"state": "streaming", "error": "", "at": time.time()})
+    assert scripted.cdc("status", "--fail-on", "failed").exit_code == 0
+    for state, seconds_ago, expected in (
+        ("retrying", 0, 0),
+        ("snapshot", 0, 0),
+        ("snapshot", 60, 5),
+        ("failed", 0, 5),
+        ("needs_rebuild", 60, 5),
+        ("stopped", 0, 5),
+    ):
+        scripted.report("sink/one", {"state": state, "error": "", "at": time.time() - seconds_ago})
+        assert scripted.cdc("status", "--fail-on", "failed").exit_code == expected, state
+        assert scripted.cdc("status").exit_code == 0
+
+
+def test_status_fails_on_a_warning_if_asked(scripted: Scripted) -> None:
+    for role, state in (("source/db", "streaming"), ("sink/one", "streaming"), ("sink/two", "retrying")):
+        scripted.report(role, {"state": state, "error": "", "at": time.time()})
+    document = scripted.json("status", "--fail-on", "warning")
+    assert (document["ok"], document["summary"]) == (False, "source db has a warning; sink two is retrying")
+    assert document["result"]["sinks"]["one"]["state"] == "streaming"
+    assert scripted.cdc("status", "--fail-on", "warning").exit_code == 5
+    assert scripted.cdc("status", "--fail-on", "everything").exit_code == 2
+
+
 def test_tap_writes_events_to_stdout_and_all_else_to_stderr(scripted: Scripted) -> None:
     delivered(scripted, 20)
     result = scripted.cdc("tap", "--from", "beginning", "--limit", "20")
