@@ -34,6 +34,8 @@ POLL_SECONDS: Final = 0.2
 """Longest single poll during such a wait, so that a stop is noticed."""
 POLL_EVERY_SECONDS: Final = 10.0
 """However much waits to be written, the log is polled this often: a group puts out members that do not poll."""
+REMEMBER_EVERY_SECONDS: Final = 300.0
+"""How often it is written down up to when the store is complete."""
 AT_END_SECONDS: Final = 0.2
 """A reader is caught up once it stood at the end twice, this far apart."""
 
@@ -63,7 +65,9 @@ def deliver(name: str, sink: Sink, config: SinkConfig, log: Log, control: Contro
                 delivery.commit()
                 # 5. Say how it goes, and end when asked to.
                 delivery.report()
-                if not delivery.intake and (stopping or delivery.caught_up()):
+                ending = not delivery.intake and (stopping or delivery.caught_up())
+                delivery.remember(whatever=ending)
+                if ending:
                     return
 
 
@@ -90,8 +94,8 @@ class _Delivery:
         self._records = 0
         self._appended_at = 0.0
         self._at_end_since: float | None = None
-        self._polled_at = time.monotonic()
-        self._reader = log.reader(name, self._tables.wanted, self._assigned, self.intake.drop)
+        self._polled_at = self._remembered_at = time.monotonic()
+        self._reader = log.reader(name, self._tables.wanted, self._assigned, self._revoked)
 
     def close(self) -> None:
         self._reader.close()
@@ -121,7 +125,7 @@ class _Delivery:
             # Nobody starts from these offsets, they only tell the lag; the next commit brings them.
             logger.warning("delivery.offsets_not_committed", sink=self._name, error=str(error.args[0]))
         faults.reach("delivery.after_commit")
-        self._starts.stored(offsets)
+        self._starts.stored(self.intake.batch)
         for part in self.intake.batch:
             self._records += len(part.records)
             if part.records:
@@ -131,6 +135,12 @@ class _Delivery:
     def report(self) -> None:
         progress = {"records": self._records, "appended_at": self._appended_at or None}
         self._control.report(State.STREAMING, progress=progress)
+
+    def remember(self, *, whatever: bool) -> None:
+        """Write down up to when the store is complete, if it is time or `whatever`."""
+        if whatever or time.monotonic() - self._remembered_at > REMEMBER_EVERY_SECONDS:
+            self._starts.remember()
+            self._remembered_at = time.monotonic()
 
     def caught_up(self) -> bool:
         """Whether the sink is to end when it has caught up, and has: the reader stood at the end twice."""
@@ -159,9 +169,14 @@ class _Delivery:
         self.intake.add([Fetched(*place, [], at) for place, at in offsets.items() if self._starts.fresh(place)])
         return offsets
 
+    def _revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self.intake.drop(partitions)
+        self._starts.revoked(partitions)
+
     def _poll(self, timeout: float) -> list[Fetched]:
         fetched = self._reader.poll(timeout)
         self._polled_at = time.monotonic()
+        self._starts.unread(fetched)
         self.intake.add(fetched)
         return fetched
 

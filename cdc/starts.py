@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from cdc.errors import GapError
-from cdc.log import Committed, Log, TopicPartition
+from cdc.log import Committed, Fetched, Log, TopicPartition
 from cdc.sink import Sink, StoredOffset
 
-STARTED = "started"
-"""State kind of the durable list of started partitions: ``{topic: {"id": …, "partitions": […]}}`` by sink."""
+STARTED: Final = "started"
+"""State kind of the durable list of started partitions, each with the time (seconds since 1970) up to which the store
+is complete: ``{topic: {"id": …, "partitions": {"0": …}}}`` by sink."""
+MARGIN: Final = 0.1
+"""By this share of the time that the log keeps deletes a gap is called one earlier: clocks differ, and what is written
+down is some minutes old."""
+
+clock = time.time
 
 
 class Starts:
-    """Decides the offset of every partition that is assigned to a sink.
+    """Decides the offset of every partition that is assigned to a sink, and knows how long it has been behind there.
 
     A sink goes on at the offset that is stored with the rows, or else committed to the log. Only a partition that it
     never started may begin at its start, and which these are is written down apart from the offsets: so a lost offset
     is told from a new partition. A partition goes on that list *after* its first offset is stored, otherwise a crash
     in between would look like a lost offset.
+
+    A sink that is behind for longer than the log keeps deletes would miss some without any error. So beside each
+    partition on the list stands the time up to which the store is complete: the latest of the moment it was started,
+    the append time of the last record in the store, and the last moment when nothing was unread.
     """
 
     def __init__(self, name: str, sink: Sink, log: Log) -> None:
@@ -27,12 +39,17 @@ class Starts:
         self._sink = sink
         self._log = log
         self._fresh: set[TopicPartition] = set()
+        self._next: dict[TopicPartition, int] = {}
+        self._complete: dict[TopicPartition, float] = {}
+        self._kept: dict[str, float] = {}
         self.topic_ids: dict[str, str] = {}
         """Ids of the topics that were assigned, by name."""
 
     def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The offset to read each of `partitions` from. Raises GapError, and what the log and the sink raise."""
+        now = clock()
         topics = self._log.topics()
+        self._kept.update(self._log.delete_retention({place.topic for place in partitions} & topics.keys()))
         stored = self._sink.offsets() if self._sink.owns_offsets else self._log.committed(self._name)
         started = self._started()
         first, end = self._log.start_offsets(partitions), self._log.end_offsets(partitions)
@@ -43,7 +60,8 @@ class Starts:
                 raise self._gap(place, "the topic was deleted")
             self.topic_ids[topic.name] = topic.id
             known: Committed | StoredOffset | None = stored.get(place)
-            entry = started.get(topic.name, {"id": topic.id, "partitions": []})
+            entry = started.get(topic.name, {"id": topic.id, "partitions": {}})
+            complete = entry["partitions"].get(str(place.partition))
             if entry["id"] != topic.id or (known is not None and known.topic_id != topic.id):
                 raise self._gap(place, "the topic was deleted and made anew since it was last read")
             if known is not None:
@@ -51,31 +69,73 @@ class Starts:
                     held = f"the log holds offsets {first[place]} to {end[place]}"
                     raise self._gap(place, f"{held}, but reading must go on at {known.offset}")
                 offsets[place] = known.offset
-            elif place.partition in entry["partitions"]:
+            elif complete is not None:
                 where = "in the store" if self._sink.owns_offsets else "on the log"
                 raise self._gap(place, f"it was read before, but its offset is no longer {where}")
             else:
                 offsets[place] = first[place]
-            if place.partition not in entry["partitions"]:
+            if complete is None:
                 self._fresh.add(place)
+            self._next[place] = offsets[place]
+            self._complete[place] = now if complete is None or offsets[place] >= end[place] else complete
         return offsets
+
+    def revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """`partitions` were given to another worker."""
+        for place in partitions:
+            self._fresh.discard(place)
+            self._next.pop(place, None)
 
     def fresh(self, place: TopicPartition) -> bool:
         """Whether `place` is not on the list of started partitions."""
         return place in self._fresh
 
-    def stored(self, partitions: Collection[TopicPartition]) -> None:
-        """Offsets of `partitions` are stored: put on the list those that are not on it. Durable on return."""
-        new = self._fresh.intersection(partitions)
-        if not new:
+    def unread(self, fetched: Sequence[Fetched]) -> None:
+        """Offsets that were unread were fetched. Raises GapError if they were unread for too long: what was deleted
+        since may have been cleaned away."""
+        now = clock()
+        for part in fetched:
+            place = TopicPartition(part.topic, part.partition)
+            kept, complete = self._kept[part.topic], self._complete[place]
+            if now - complete > kept * (1 - MARGIN):
+                since = datetime.fromtimestamp(complete, UTC).isoformat(" ", "seconds")
+                raise self._gap(
+                    place,
+                    f"it has been behind since {since}, and the log keeps deletes for {kept / 86400:.3g} days only",
+                )
+
+    def stored(self, batch: Sequence[Fetched]) -> None:
+        """`batch` is in the store and its offsets are stored: put on the list those that are not on it.
+
+        Durable on return, as far as the list goes; the times are written down by `remember`.
+        """
+        for part in batch:
+            place = TopicPartition(part.topic, part.partition)
+            self._next[place] = part.next_offset
+            if part.records:
+                self._complete[place] = max(self._complete[place], part.records[-1].timestamp / 1000)
+        new = {TopicPartition(part.topic, part.partition) for part in batch} & self._fresh
+        if new:
+            self._write_down(new)
+            self._fresh -= new
+
+    def remember(self) -> None:
+        """Write down up to when the store is complete. To be called every few minutes, and in the end."""
+        places = self._next.keys() - self._fresh
+        if not places:
             return
+        now = clock()
+        ends = self._log.end_offsets(places)
+        self._complete.update((place, now) for place in places if self._next[place] >= ends[place])
+        self._kept.update(self._log.delete_retention({place.topic for place in places}))
+        self._write_down(places)
+
+    def _write_down(self, places: Collection[TopicPartition]) -> None:
         started = self._started()
-        for topic in {place.topic for place in new}:
-            listed = set(started.get(topic, {"partitions": []})["partitions"])
-            listed |= {place.partition for place in new if place.topic == topic}
-            started[topic] = {"id": self.topic_ids[topic], "partitions": sorted(listed)}
+        for place in places:
+            entry = started.setdefault(place.topic, {"id": self.topic_ids[place.topic], "partitions": {}})
+            entry["partitions"][str(place.partition)] = round(self._complete[place], 3)
         self._log.put_state(STARTED, self._name, started)
-        self._fresh -= new
 
     def _started(self) -> dict[str, Any]:
         return dict(self._log.states(STARTED).get(self._name, {}))

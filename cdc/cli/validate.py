@@ -54,8 +54,8 @@ def _connected(session: Session, pipeline: Pipeline) -> dict[str, list[Finding] 
         try:
             if kind == "log":
                 with session.log(pipeline) as log:
-                    count = len(log.topics())
-                found[role] = [Finding("log.reachable", Severity.OK, f"{pipeline.log.type}, {count} topic(s)")]
+                    reachable = f"{pipeline.log.type}, {len(log.topics())} topic(s)"
+                    found[role] = [Finding("log.reachable", Severity.OK, reachable), *log.check()]
             else:
                 found[role] = pipeline.connector(name).preflight() if kind == "source" else pipeline.sink(name).check()
         except CdcError as error:

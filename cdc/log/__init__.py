@@ -21,7 +21,11 @@ from pydantic import AfterValidator, Field
 
 from cdc.config.fields import Duration, Model
 from cdc.errors import ConfigurationError
+from cdc.findings import Finding
 from schemas.table import TableSchema
+
+DELETE_RETENTION_SECONDS: Final = 7 * 86400
+"""How long deletes stay on a log that is compacted, where we say it: so long may a reader be away and miss none."""
 
 
 class TopicPartition(NamedTuple):
@@ -193,6 +197,10 @@ class Expire(Model):
     """Records older than this go. The log then no longer holds every row, so ``rebuild --from log`` refuses."""
 
 
+Cleanup = Literal["compact", "keep"] | Expire
+"""``compact``: only superseded records ever go; ``keep``: nothing goes; ``{expire: 7d}``: age goes."""
+
+
 _FIELDS: Final = {"pipeline", "source", "schema", "table"}
 
 
@@ -237,7 +245,7 @@ class TopicsConfig(Model):
     """Template of the topic names: ``{pipeline}``, ``{source}``, ``{schema}``, ``{table}``."""
     partitions: int = Field(default=6, gt=0, le=1024)
     """Partitions of a new topic. Topics that exist keep theirs: keys would move."""
-    cleanup: Literal["compact", "keep"] | Expire = "compact"
+    cleanup: Cleanup = "compact"
     """``compact``: only superseded records ever go; ``keep``: nothing goes; ``{expire: 7d}``: age goes."""
 
 
@@ -264,7 +272,21 @@ class Log(ABC):
 
     @abstractmethod
     def create_topics(self, names: Collection[str]) -> None:
-        """Create those of `names` that do not exist, and the internal topics, as configured."""
+        """Create those of `names` that do not exist, and the internal topics, as configured.
+
+        Raises PermanentError when one that exists is set so that it loses what `cleanup` promises to keep.
+        """
+
+    def check(self) -> list[Finding]:
+        """Look whether what exists is as configured, changing nothing: for ``validate --connect``.
+
+        Raises UnreachableError. By default nothing is looked at.
+        """
+        return []
+
+    @abstractmethod
+    def delete_retention(self, topics: Collection[str]) -> Mapping[str, float]:
+        """For how many seconds a delete stays readable at least, by topic; infinite where compaction takes none."""
 
     @abstractmethod
     def delete(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from cdc.errors import PermanentError
 from cdc.log import (
+    DELETE_RETENTION_SECONDS,
     Assigned,
     Committed,
     Log,
@@ -34,7 +36,7 @@ from schemas.table import TableSchema
 
 
 class EmbeddedConfig(LogConfig):
-    """``log: {type: embedded, path: ./cdc-log}``. So far it keeps every record, whatever `topics.cleanup` says."""
+    """``log: {type: embedded, path: ./cdc-log}``."""
 
     type: Literal["embedded"] = "embedded"
     path: Path
@@ -49,6 +51,7 @@ class EmbeddedLog(Log):
     def __init__(self, config: LogConfig, pipeline: str) -> None:
         assert isinstance(config, EmbeddedConfig)
         self._partitions = config.topics.partitions
+        self._cleanup = config.topics.cleanup
         self._folder = config.path / pipeline
         self._groups = self._folder / "groups.db"
 
@@ -62,6 +65,9 @@ class EmbeddedLog(Log):
                 "INSERT OR IGNORE INTO topics VALUES (?, ?, ?, NULL)",
                 [(name, uuid.uuid4().hex, self._partitions) for name in names],
             )
+
+    def delete_retention(self, topics: Collection[str]) -> Mapping[str, float]:
+        return dict.fromkeys(topics, DELETE_RETENTION_SECONDS if self._cleanup == "compact" else math.inf)
 
     def delete(self) -> None:
         for path in self._sources().values():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any, ClassVar, Final
 
+import structlog
 from confluent_kafka import (
     Consumer,
     IsolationLevel,
@@ -19,13 +20,14 @@ from confluent_kafka import (
     TopicCollection,
 )
 from confluent_kafka import TopicPartition as Place
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from cdc.errors import FencedError, PermanentError, TransientError, UnreachableError
+from cdc.findings import Finding, Severity
 from cdc.log import (
+    DELETE_RETENTION_SECONDS,
     Assigned,
     Committed,
-    Expire,
     Log,
     LogConfig,
     LogReader,
@@ -36,7 +38,6 @@ from cdc.log import (
 )
 from cdc.log._kafka_client import (
     CALL_SECONDS,
-    MAX_RECORD_BYTES,
     KafkaConfig,
     LeaderlessError,
     admin_settings,
@@ -46,14 +47,15 @@ from cdc.log._kafka_client import (
     producer_settings,
 )
 from cdc.log._kafka_reader import KafkaReader
+from cdc.log._kafka_settings import INTERNAL, Examiner, delete_retention, settings
 from cdc.log._kafka_tables import Table, last_value
 from cdc.log._kafka_writer import KafkaWriter
 from schemas.table import TableSchema
 
-TOMBSTONE_DAYS: Final = 7
-"""How long a reader may be away before it can miss a delete (``delete.retention.ms``)."""
-_DAY_MS: Final = 86_400_000
 _EPOCH_KEY: Final = b'["epoch"]'
+_UNREADABLE: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART}
+
+logger = structlog.get_logger()
 
 
 class KafkaLog(Log):
@@ -92,6 +94,8 @@ class KafkaLog(Log):
         there = self._names()
         missing = [name for name in names if name not in there]
         internal = [name for name in self._tables if name not in there]
+        if names:
+            self._refuse_what_loses(there & {*names, *self._tables})
         if not missing and not internal:
             return
         if not self._config.topics.create:
@@ -101,28 +105,36 @@ class KafkaLog(Log):
             )
         brokers = len(self._call(lambda client: client.list_topics(timeout=CALL_SECONDS), "listing brokers").brokers)
         replicas = self._config.topics.replicas or min(3, brokers)
-        new = [NewTopic(name, self._config.topics.partitions, replicas, config=self._cleanup()) for name in missing]
-        new += [NewTopic(name, 1, replicas, config=_INTERNAL) for name in internal]
+        made = settings(self._config.topics.cleanup, replicas)
+        new = [NewTopic(name, self._config.topics.partitions, replicas, config=made) for name in missing]
+        new += [NewTopic(name, 1, replicas, config=INTERNAL) for name in internal]
         created = self._call(
             lambda client: client.create_topics(new, operation_timeout=CALL_SECONDS), "creating topics"
         )
         for name, future in created.items():
-            self._result(future, f"creating topic {name}", unless=KafkaError.TOPIC_ALREADY_EXISTS)
+            self._result(future, f"creating topic {name}", unless=(KafkaError.TOPIC_ALREADY_EXISTS,))
         self._wait_for(missing + internal)
+
+    def check(self) -> list[Finding]:
+        return self._examined({name for name in self._names() if self._is_ours(name) or name in self._tables})
+
+    def delete_retention(self, topics: Collection[str]) -> Mapping[str, float]:
+        found = {name: delete_retention(each) for name, each in self._settings(topics).items()}
+        return {name: found.get(name, DELETE_RETENTION_SECONDS) for name in topics}
 
     def delete(self) -> None:
         names = [name for name in self._names() if self._is_ours(name) or name in self._tables]
         if names:
             deleted = self._call(lambda client: client.delete_topics(names, operation_timeout=CALL_SECONDS), "deleting")
             for name, future in deleted.items():
-                self._result(future, f"deleting topic {name}", unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+                self._result(future, f"deleting topic {name}", unless=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
         listed = self._result(
             self._call(lambda client: client.list_consumer_groups(), "listing groups"), "listing groups"
         )
         groups = [group.group_id for group in listed.valid if group.group_id.startswith(f"{self._pipeline}.")]
         if groups:
             for group, future in self._call(lambda client: client.delete_consumer_groups(groups), "deleting").items():
-                self._result(future, f"deleting group {group}", unless=KafkaError.GROUP_ID_NOT_FOUND)
+                self._result(future, f"deleting group {group}", unless=(KafkaError.GROUP_ID_NOT_FOUND,))
 
     def writer(self, source: str) -> LogWriter:
         def position() -> bytes | None:
@@ -236,20 +248,62 @@ class KafkaLog(Log):
     def _table(self, topic: str) -> Mapping[bytes, bytes]:
         return self._tables[topic].read() if topic in self._names() else {}
 
-    def _names(self) -> Collection[str]:
-        names: Collection[str] = self._call(lambda c: c.list_topics(timeout=CALL_SECONDS), "listing topics").topics
-        return names
+    def _names(self) -> set[str]:
+        listed = self._call(lambda client: client.list_topics(timeout=CALL_SECONDS), "listing topics")
+        return set(listed.topics)
 
     def _described(self, names: Collection[str]) -> dict[str, Topic]:
+        return {
+            name: Topic(name, str(found.topic_id), len(found.partitions)) for name, found in self._found(names).items()
+        }
+
+    def _found(self, names: Collection[str]) -> dict[str, Any]:
+        """The client's descriptions of those of `names` that exist."""
         if not names:
             return {}
         request = TopicCollection(list(names))
-        topics: dict[str, Topic] = {}
+        topics: dict[str, Any] = {}
         for name, future in self._call(lambda client: client.describe_topics(request), "describing topics").items():
-            found = self._result(future, f"describing topic {name}", unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+            found = self._result(future, f"describing topic {name}", unless=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
             if found is not None:
-                topics[name] = Topic(name, str(found.topic_id), len(found.partitions))
+                topics[name] = found
         return topics
+
+    def _settings(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        """The settings of `names`, but of those that we may not look at."""
+        request = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        if not request:
+            return {}
+        found: dict[str, dict[str, str]] = {}
+        answers = self._call(lambda client: client.describe_configs(request), "describing settings")
+        for resource, future in answers.items():
+            doing = f"describing the settings of topic {resource.name}"
+            answer = self._result(future, doing, unless=_UNREADABLE)
+            if answer is not None:
+                found[resource.name] = {name: entry.value for name, entry in answer.items()}
+        return found
+
+    def _examined(self, names: Collection[str]) -> list[Finding]:
+        examiner = Examiner(self._config.topics.cleanup, self._config.bootstrap)
+        topics, settings_of = self._found(names), self._settings(names)
+        findings: list[Finding] = []
+        for name, topic in sorted(topics.items()):
+            if name not in settings_of:
+                message = f"may not read the settings of topic {name}"
+                findings.append(Finding("log.topic", Severity.WARNING, message, "grant DescribeConfigs on it"))
+            elif name in self._tables:
+                findings += examiner.internal(name, settings_of[name])
+            else:
+                replicas = min(len(partition.replicas) for partition in topic.partitions)
+                findings += examiner.topic(name, replicas, settings_of[name])
+        return findings
+
+    def _refuse_what_loses(self, names: Collection[str]) -> None:
+        """Raise PermanentError if one of these topics is set so that records would be lost; tell of lesser trouble."""
+        for one in self._examined(names):
+            if one.severity is Severity.ERROR:
+                raise PermanentError(one.message, hint=one.fix)
+            logger.warning("log.topic_settings", finding=one.message, fix=one.fix)
 
     def _wait_for(self, names: Collection[str]) -> None:
         """A topic that was created is known to the brokers a little later."""
@@ -259,15 +313,6 @@ class KafkaLog(Log):
                 raise TransientError("Kafka: new topics do not appear", hint="look at the brokers' health")
             time.sleep(0.01)
         self.end_offsets([TopicPartition(topic.name, i) for topic in found.values() for i in range(topic.partitions)])
-
-    def _cleanup(self) -> dict[str, str]:
-        cleanup = self._config.topics.cleanup
-        settings = {"max.message.bytes": str(MAX_RECORD_BYTES + (1 << 20))}
-        if isinstance(cleanup, Expire):
-            return settings | {"cleanup.policy": "delete", "retention.ms": str(round(cleanup.expire * 1000))}
-        if cleanup == "keep":
-            return settings | {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-        return settings | {"cleanup.policy": "compact", "delete.retention.ms": str(TOMBSTONE_DAYS * _DAY_MS)}
 
     def _bounds(self, topic: str) -> tuple[int, int]:
         """First offset and high watermark of an internal topic's only partition."""
@@ -313,22 +358,14 @@ class KafkaLog(Log):
             raise explained(error_of(raised), doing) from raised
 
     @staticmethod
-    def _result(future: Future[Any], doing: str, *, unless: int | None = None) -> Any:
-        """The future's result; None for an error of code `unless`."""
+    def _result(future: Future[Any], doing: str, *, unless: Collection[int] = ()) -> Any:
+        """The future's result; None for an error whose code is in `unless`."""
         try:
             return future.result(CALL_SECONDS * 2)
         except KafkaException as raised:
-            if error_of(raised).code() == unless:
+            if error_of(raised).code() in unless:
                 return None
             raise explained(error_of(raised), doing) from raised
-
-
-_INTERNAL: Final = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(16 << 20),
-    "min.cleanable.dirty.ratio": "0.1",
-    "max.message.bytes": str(MAX_RECORD_BYTES + (1 << 20)),
-}
 
 
 def _pattern(template: str, pipeline: str) -> str:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]  # re-exports
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exports
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 from pydantic import ValidationError
 
 from cdc.errors import CdcError, PermanentError, TransientError, UnreachableError
+from cdc.findings import Severity
 from cdc.log import Log, LogWriter, Produced
 from cdc.log._kafka_client import KafkaConfig, admin_settings
 from cdc.log.kafka import KafkaLog
@@ -179,6 +186,48 @@ def test_topics_are_created_as_configured(kafka: str, cleanup: object, expected:
     assert {key: settings[place.topic][key].value for key in expected} == expected
     assert all(settings[name]["cleanup.policy"].value == "compact" for name in names[1:])
     assert log.topics()[place.topic].partitions == 4
+
+
+def _alter(bootstrap: str, topic: str, changed: Mapping[str, str]) -> None:
+    """Change a topic's settings, as an operator would."""
+    entries = [ConfigEntry(*each, incremental_operation=AlterConfigOpType.SET) for each in changed.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.incremental_alter_configs([resource])[resource].result(10)
+
+
+@pytest.mark.parametrize(
+    ("cleanup", "topic", "changed", "refused"),
+    [
+        ("compact", "public.orders", {"cleanup.policy": "delete"}, True),
+        ("compact", "public.orders", {"delete.retention.ms": "60000"}, False),
+        ("keep", "public.orders", {"cleanup.policy": "compact"}, True),
+        ("compact", "_positions", {"cleanup.policy": "delete"}, True),
+    ],
+)
+def test_a_setting_that_somebody_changed_is_found_and_mended_by_the_command(
+    kafka: str, cleanup: str, topic: str, changed: dict[str, str], refused: bool
+) -> None:
+    place = _place(kafka)
+    log = place.open(cleanup=cleanup)
+    log.create_topics([place.topic])
+    assert log.check() == []
+    name = f"{place.pipeline}.{topic}"
+    _alter(kafka, name, changed)
+    wait_until(log.check, what="the finding")
+    [finding] = log.check()
+    assert finding.severity is (Severity.ERROR if refused else Severity.WARNING)
+    assert f"topic {name} " in finding.message
+    if refused:
+        with pytest.raises(PermanentError, match=r"(?s)cleanup\.policy.*kafka-configs\.sh"):
+            log.create_topics([place.topic])
+    else:
+        log.create_topics([place.topic])
+    command, settings = finding.fix.split(" --add-config ")
+    assert command.endswith(f"--bootstrap-server {kafka} --alter --entity-type topics --entity-name {name}")
+    _alter(kafka, name, dict(setting.split("=") for setting in settings.split(",")))
+    wait_until(lambda: log.check() == [], what="the topic being in order")
+    log.create_topics([place.topic])
 
 
 def test_topics_that_others_create_are_not_created(kafka: str) -> None:

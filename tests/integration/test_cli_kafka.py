@@ -6,21 +6,30 @@ import json
 import uuid
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exports
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from tests.integration.scripted import Scripted, scripted
-from tests.servers import free_port
+from tests.servers import free_port, wait_until
 
 __all__ = ["scripted"]
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
 
-def use(scripted: Scripted, bootstrap: str) -> None:
-    """Have the pipeline keep its log there, under a name that no other test uses."""
+def use(scripted: Scripted, bootstrap: str) -> str:
+    """Have the pipeline keep its log there, under a name that no other test uses; returns the name."""
+    name = f"shop_{uuid.uuid4().hex[:8]}"
     log = f'{{type: kafka, bootstrap: "{bootstrap}", topics: {{partitions: 2}}}}'
     lines = scripted.file.read_text().splitlines()
-    lines[1:3] = [f"pipeline: shop_{uuid.uuid4().hex[:8]}", f"log: {log}"]
+    lines[1:3] = [f"pipeline: {name}", f"log: {log}"]
     scripted.file.write_text("\n".join(lines))
+    return name
 
 
 def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
@@ -47,6 +56,23 @@ def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
 
     assert scripted.cdc("cleanup", "--yes").exit_code == 0
     assert scripted.json("status")["result"]["sources"]["db"]["position"] == "0"
+
+
+def test_a_topic_that_deletes_by_age_is_refused_with_the_command_that_mends_it(scripted: Scripted, kafka: str) -> None:
+    pipeline = use(scripted, kafka)
+    scripted.insert(1)
+    scripted.run_to_the_end("source/db")
+    topic = f"{pipeline}.public.items"
+    entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    client = AdminClient({"bootstrap.servers": kafka})
+    client.incremental_alter_configs([resource])[resource].result(10)
+    wait_until(lambda: scripted.cdc("validate", "--connect").exit_code == 5, what="the finding")
+    command = f"kafka-configs.sh --bootstrap-server {kafka} --alter --entity-type topics --entity-name {topic} "
+    assert command in scripted.cdc("validate", "--connect").stdout
+    result = scripted.cdc("run", "--only", "source/db")
+    assert result.exit_code == 1
+    assert command in scripted.json("status")["result"]["sources"]["db"]["error"]
 
 
 def test_a_broker_that_is_not_there(scripted: Scripted) -> None:

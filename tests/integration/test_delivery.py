@@ -496,7 +496,7 @@ def test_a_lost_offset_is_a_gap(log: EmbeddedLog, source: Source, kind: type[Mem
     source.put(1, "old")
     source.commit()
     topic = log.topics()[ORDERS.topic]
-    log.put_state("started", "store", {topic.name: {"id": topic.id, "partitions": [0, 1]}})
+    log.put_state("started", "store", {topic.name: {"id": topic.id, "partitions": {"0": 1.0, "1": 1.0}}})
     sink = kind("store", CONFIG)
     with pytest.raises(GapError, match="offset is no longer"):
         deliver_all(log, sink)

@@ -143,4 +143,4 @@ def test_partitions_move_to_another_worker_while_the_store_is_away(pipeline: Pip
             wait_until(holds(store, source, pipeline.orders))
     assert row(7, "changed") in store.current(pipeline.orders.topic).values()
     started = pipeline.log.states("started")["store"][pipeline.orders.topic]["partitions"]
-    assert set(started) <= {0, 1, 2, 3}
+    assert set(started) <= {"0", "1", "2", "3"}
