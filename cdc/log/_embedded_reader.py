@@ -222,8 +222,14 @@ class EmbeddedReader(LogReader):
         # Begin with another partition each time, so that a long one does not starve the rest.
         self._first = (self._first + 1) % max(len(ready), 1)
         for tp, place in ready[self._first :] + ready[: self._first]:
+            end = place.end
             records, size = self._read(place, budget)
-            place.next_offset = records[-1].offset + 1 if records else place.end
+            if not records or records[0].offset > place.next_offset:
+                # Compaction made this hole. If age did, the start has moved on: in the same transaction, so look again.
+                assert place.file is not None
+                self._files[place.file].forget()
+                self._check(tp, place, place.next_offset)
+            place.next_offset = records[-1].offset + 1 if records else end
             fetched.append(Fetched(tp.topic, tp.partition, records, place.next_offset))
             budget -= size
             if budget <= 0:
@@ -238,13 +244,14 @@ class EmbeddedReader(LogReader):
         records: list[Record] = []
         cursor = self._files[place.file].connection.execute(_BLOCKS, bounds)
         for (block,) in cursor:
-            records += _decode(block)
-            size += len(block)
+            found = _decode(block)
+            if found[0].offset < place.next_offset:
+                found = [record for record in found if record.offset >= place.next_offset]
+            records += found
+            size += len(block) if found else 0
             if size >= budget:
                 break
         cursor.close()
-        if records and records[0].offset < place.next_offset:
-            records = [record for record in records if record.offset >= place.next_offset]
         return records, size
 
 

@@ -14,8 +14,11 @@ from zlib import crc32
 import msgspec
 
 from cdc.errors import ConfigurationError, FencedError, TransientError
-from cdc.log import LogWriter, Produced
+from cdc.log import Cleanup, LogWriter, Produced
+from cdc.log._embedded_cleaner import Cleaner
 from cdc.log._sqlite import (
+    BLOCK_RECORDS,
+    CLEANED_TABLE,
     OFFSET_BITS,
     SOURCE_TABLES,
     connect,
@@ -33,8 +36,6 @@ STAGE_BYTES: Final = 4 << 20
 """An append that grows beyond this goes to the file, where nobody can read it before the commit."""
 RECORD_OVERHEAD: Final = 200
 """What a record costs in memory beside its value, bytes."""
-
-BLOCK_RECORDS: Final = 256
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -56,9 +57,10 @@ class EmbeddedWriter(LogWriter):
     No lock is held between calls: records of an open append are collected, or written above the partitions' next
     offsets where no reader looks, and the commit moves these offsets together with the position. Each transaction
     first compares the ownership token, so that a process that slept through a take-over changes nothing any more.
+    Whoever writes the file also cleans it, in a thread beside.
     """
 
-    def __init__(self, folder: Path, source: str) -> None:
+    def __init__(self, folder: Path, source: str, cleanup: Cleanup) -> None:
         self._path = folder / f"source-{source}.db"
         self._groups = folder / "groups.db"
         self._source = source
@@ -68,6 +70,7 @@ class EmbeddedWriter(LogWriter):
         self._bytes = 0
         self._staged: dict[int, int] = {}
         self._schemas: list[tuple[bytes, bytes]] = []
+        self._cleaner = Cleaner(self._path, cleanup, self._check_owner)
 
     def fence(self) -> bytes | None:
         make(self._path, SOURCE_TABLES)
@@ -76,6 +79,7 @@ class EmbeddedWriter(LogWriter):
             connection.execute(f"PRAGMA busy_timeout={FENCE_SECONDS * 1000:.0f}")
             connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
             with transaction(connection):
+                connection.execute(CLEANED_TABLE)
                 connection.execute("UPDATE owner SET token = ?, process = ?", (self._token, os.getpid()))
                 heads = connection.execute("SELECT number, next_offset FROM partitions").fetchall()
                 connection.executemany(
@@ -83,6 +87,7 @@ class EmbeddedWriter(LogWriter):
                     [(number << OFFSET_BITS | offset, number + 1 << OFFSET_BITS) for number, offset in heads],
                 )
                 found = connection.execute("SELECT position FROM position").fetchone()
+        self._cleaner.start()
         return None if found is None else found[0]
 
     def append(self, records: Sequence[Produced], timeout: float) -> int:
@@ -122,6 +127,7 @@ class EmbeddedWriter(LogWriter):
         return self._write(position, timeout)
 
     def close(self) -> None:
+        self._cleaner.stop()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -229,6 +235,7 @@ class EmbeddedWriter(LogWriter):
         for (number,) in connection.execute("SELECT number FROM partitions WHERE topic = ?", (topic,)).fetchall():
             bounds = (number << OFFSET_BITS, number + 1 << OFFSET_BITS)
             connection.execute("DELETE FROM blocks WHERE id >= ? AND id < ?", bounds)
+            connection.execute("DELETE FROM cleaned WHERE number = ?", (number,))
         connection.execute("DELETE FROM partitions WHERE topic = ?", (topic,))
         connection.execute("INSERT OR REPLACE INTO topics VALUES (?, ?)", (topic, topic_id))
         connection.executemany(

@@ -14,6 +14,8 @@ from cdc.errors import CdcError, PermanentError, TransientError
 
 OFFSET_BITS: Final = 40
 """A block's row id is ``partition number << 40 | offset of its first record``: a partition lies together, in order."""
+BLOCK_RECORDS: Final = 256
+"""The most records of a block."""
 
 SOURCE_TABLES: Final = """
 CREATE TABLE owner (token TEXT NOT NULL, process INTEGER NOT NULL);
@@ -29,6 +31,13 @@ CREATE TABLE schemas (id BLOB PRIMARY KEY, schema BLOB NOT NULL) WITHOUT ROWID;
 """One file per source. `blocks` holds runs of consecutive records (MessagePack, a list of `Record`): a row for each
 record would cost three times as much. A record is readable once its offset is below its partition's `next_offset`: what
 lies above belongs to an append that is still open, or was given up."""
+
+CLEANED_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS cleaned (
+  number INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL, records INTEGER NOT NULL,
+  horizon INTEGER NOT NULL, horizon_at INTEGER)
+"""
+"""In the source's file too: how far each partition was compacted, see :mod:`cdc.log._embedded_cleaner`."""
 
 GROUPS_TABLES: Final = """
 CREATE TABLE topics (name TEXT PRIMARY KEY, id TEXT NOT NULL, partitions INTEGER NOT NULL, source TEXT) WITHOUT ROWID;
@@ -91,7 +100,10 @@ def make(path: Path, tables: str) -> None:
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
         connection = sqlite3.connect(draft, isolation_level=None)
         try:
-            connection.executescript(f"PRAGMA page_size=16384; PRAGMA journal_mode=WAL; BEGIN; {tables} COMMIT;")
+            connection.executescript(
+                "PRAGMA page_size=16384; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; "
+                f"BEGIN; {tables} COMMIT;"
+            )
         finally:
             connection.close()
         with contextlib.suppress(FileExistsError):

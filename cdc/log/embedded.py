@@ -83,7 +83,7 @@ class EmbeddedLog(Log):
 
     def writer(self, source: str) -> LogWriter:
         self._make()
-        return EmbeddedWriter(self._folder, source)
+        return EmbeddedWriter(self._folder, source, self._cleanup)
 
     def reader(
         self,
