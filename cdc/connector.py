@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cdc.config.fields import Model
@@ -26,14 +27,46 @@ class SourceConfig(Model):
         return ()
 
 
+@dataclass(frozen=True, slots=True)
+class FoundTable:
+    """A table, ``schema.table``. `problem`: why it cannot be captured; `fix`: the SQL that mends it."""
+
+    name: str
+    problem: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What ``cdc init`` writes about a database.
+
+    `settings` are those of the source that go with the grants, beside ``type``, ``url`` and ``tables``. `grants` is SQL
+    for an administrator: the role, what it may do, and whatever else capturing the tables needs.
+    """
+
+    tables: Sequence[FoundTable]
+    settings: Mapping[str, Any]
+    grants: str
+
+
 class Connector(ABC):
     """One source database. Creating it connects to nothing."""
 
     Config: ClassVar[type[SourceConfig]]
 
+    schemes: ClassVar[Sequence[str]] = ()
+    """Schemes of ``url`` by which ``cdc init`` knows this kind of database; without one it is not offered there."""
+
     @abstractmethod
     def __init__(self, name: str, config: SourceConfig, pipeline: str, topic_template: str, profile: str) -> None:
         """Take the configuration. `topic_template` as in ``log.topics.name``. Raises ConfigurationError."""
+
+    def outline(self, role: str) -> Outline:
+        """The tables that ``tables`` selects, and how `role` may come to capture them; changes nothing.
+
+        For a connector that has `schemes`. Raises UnreachableError.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def preflight(self) -> list[Finding]:

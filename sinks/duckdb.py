@@ -82,7 +82,7 @@ class LargeBatch(BatchConfig):
 class DuckDBConfig(SinkConfig):
     """Configuration of a DuckDB sink."""
 
-    path: Path
+    path: Path = Field(examples=["warehouse.duckdb"])
     """The database file; its folder must exist."""
     schema_: Annotated[str, Field(alias="schema", min_length=1)] = "main"
     """Schema of the file that the tables are made in. A second sink on the same file needs one of its own."""

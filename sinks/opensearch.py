@@ -58,7 +58,7 @@ def _index_template(text: str) -> str:
 class OpenSearchConfig(SinkConfig):
     """Configuration of an OpenSearch or Elasticsearch sink."""
 
-    url: Annotated[str, server_url("http", "https")]
+    url: Annotated[str, server_url("http", "https")] = Field(examples=["https://localhost:9200"])
     """``https://host:9200``."""
     username: str | None = None
     """The user, with ``password``."""

@@ -74,7 +74,7 @@ _LATER: Final = {
 class RedisConfig(SinkConfig):
     """Configuration of a Redis or Valkey sink."""
 
-    url: Annotated[str, server_url("redis", "rediss")]
+    url: Annotated[str, server_url("redis", "rediss")] = Field(examples=["redis://localhost:6379/0"])
     """``redis://host:port/database``; ``rediss://…`` with TLS."""
     username: str | None = None
     """The user; unset: the default one."""

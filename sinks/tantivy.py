@@ -43,7 +43,7 @@ _IO_SIGNS: Final = ("IoError", "IOError", "os error", "DoesNotExist", "writer wa
 class TantivyConfig(SinkConfig):
     """Configuration of a Tantivy sink."""
 
-    path: Path
+    path: Path = Field(examples=["search"])
     """Folder of the index; it is made if it does not exist."""
     memory: Annotated[ByteSize, Field(ge=15 << 20)] = 64 << 20
     """What the writer may hold before it writes a segment."""

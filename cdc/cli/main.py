@@ -99,6 +99,27 @@ def _root(
 
 @app.command()
 @_command
+def init(
+    ctx: typer.Context,
+    url: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="The database: its URL, or a reference like '${VAR}'.")
+    ] = None,
+    tables: Annotated[
+        list[str] | None, typer.Option("--tables", metavar="PATTERN", help="schema.table or a glob; default all.")
+    ] = None,
+    sink: Annotated[list[str] | None, typer.Option("--sink", metavar="TYPE", help="A store to feed.")] = None,
+    role: Annotated[str, typer.Option("--role", help="The role that is to capture.")] = "cdc",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    folder: Annotated[Path, typer.Option("--dir", help="Where to write.")] = Path(),
+) -> None:
+    """Write a first cdc.yaml for a database, .env.example, and the grants as SQL. Overwrites nothing."""
+    from cdc.cli.init import init as command
+
+    command(_session(ctx), url, tables or [], sink or [], role, yes, folder)
+
+
+@app.command()
+@_command
 def validate(
     ctx: typer.Context,
     path: Annotated[Path | None, typer.Argument(help="The file; default as for -c.", show_default=False)] = None,

@@ -11,7 +11,7 @@ import psycopg
 import structlog
 
 from cdc.capture import capture
-from cdc.connector import Connector, Finding, SourceConfig
+from cdc.connector import Connector, Finding, Outline, SourceConfig
 from cdc.errors import CdcError, ConfigurationError, GapError
 from cdc.log import Log, topic_name
 from cdc.worker import REQUEST, Control, State
@@ -20,6 +20,7 @@ from connectors.postgres.client import connect, conninfo, refused
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.feedback import StepAside
 from connectors.postgres.lsn import format_lsn
+from connectors.postgres.outline import outline
 from connectors.postgres.position import decode_position
 from connectors.postgres.preflight import preflight
 from connectors.postgres.setup import ensure_slot, recreate
@@ -38,6 +39,7 @@ class PostgresConnector(Connector):
     """See :class:`cdc.connector.Connector`."""
 
     Config = PostgresConfig
+    schemes = ("postgresql", "postgres")
 
     def __init__(self, name: str, config: SourceConfig, pipeline: str, topic_template: str, profile: str) -> None:
         if not isinstance(config, PostgresConfig):
@@ -51,6 +53,10 @@ class PostgresConnector(Connector):
         default = "".join(c if c.isalnum() else "_" for c in f"cdc_{pipeline}_{name}".lower())
         self.slot = config.slot.name or default[:63]
         self.publication = config.publication.name or self.slot
+
+    def outline(self, role: str) -> Outline:
+        """See :class:`cdc.connector.Connector`."""
+        return outline(self._config, self.publication, role)
 
     def preflight(self) -> list[Finding]:
         """See :class:`cdc.connector.Connector`."""

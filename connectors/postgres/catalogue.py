@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from cdc.config.patterns import is_literal, selects
 from cdc.errors import PermanentError
 from cdc.formats.json import key_supported
 from connectors.postgres.config import PostgresConfig
@@ -101,27 +101,18 @@ def captured_tables(
     Raises PermanentError for a table named literally that does not exist or cannot be captured, and when none is left.
     """
     patterns = list(config.tables)
-    included = [pattern for pattern in patterns if not pattern.startswith("!")]
-    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
-    literal = {pattern for pattern in included if not set(pattern) & set("*?[")}
+    missing = {pattern for pattern in patterns if is_literal(pattern) and selects(patterns, pattern)}
     found: list[CatalogTable] = []
-    names: set[str] = set()
-    for row in connection.execute(_TABLES + " ORDER BY n.nspname, c.relname").fetchall():
-        table = _table(row)
+    for table, ordinary in selected_tables(connection, patterns):
         name = table.full_name
-        names.add(name)
-        if any(fnmatchcase(name, pattern) for pattern in excluded):
-            continue
-        if not any(fnmatchcase(name, pattern) for pattern in included):
-            continue
-        table = _with_key_types_checked(connection, table)
         if not table.problem:
             found.append(table)
-        elif name in literal:
+        elif name in missing:
             raise PermanentError(f"table {name} can't be captured: {table.problem}", hint=table.fix)
-        elif row[4] == "r" or row[4] == "p":
+        elif ordinary:
             warn(f"table {name} is left out: {table.problem}", table.fix)
-    for name in sorted(literal - names):
+        missing.discard(name)
+    for name in sorted(missing):
         raise PermanentError(
             f"table {name} does not exist in this database, or the role may not see it",
             hint="check the spelling of `tables`; names are case-sensitive, as in pg_class",
@@ -129,6 +120,16 @@ def captured_tables(
     if not found:
         raise PermanentError("no table of this database can be captured", hint="see `tables` of the source")
     return found
+
+
+def selected_tables(
+    connection: psycopg.Connection[Any], patterns: Sequence[str]
+) -> Iterator[tuple[CatalogTable, bool]]:
+    """What `patterns` select, by name, with what is wrong with each; and whether it is a table, not a view or so."""
+    for row in connection.execute(_TABLES + " ORDER BY n.nspname, c.relname").fetchall():
+        table = _table(row)
+        if selects(patterns, table.full_name):
+            yield _with_key_types_checked(connection, table), row[4] in ("r", "p")
 
 
 def describe(connection: psycopg.Connection[Any], oid: int) -> CatalogTable | None:

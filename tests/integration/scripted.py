@@ -36,6 +36,22 @@ sinks:
 """
 
 
+def invoke(folder: Path, environment: Mapping[str, str], *arguments: str) -> Result:
+    """Run a command to its end in `folder`, in this process: it starts a hundred times faster."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    root = logging.root.handlers[:]
+    with pytest.MonkeyPatch.context() as patch, chdir(folder):
+        patch.setattr(secrets, "_known", set())
+        try:
+            return CliRunner().invoke(app, arguments, env=environment)
+        finally:
+            structlog.reset_defaults()
+            structlog.contextvars.clear_contextvars()
+            logging.root.handlers[:] = root
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
 class Scripted:
     """The pipeline in a folder of its own, and what a user does with it."""
 
@@ -51,20 +67,10 @@ class Scripted:
         self._rows = 0
 
     def cdc(self, *arguments: str) -> Result:
-        """Run a command to its end, in this process: it starts a hundred times faster."""
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        root = logging.root.handlers[:]
-        with pytest.MonkeyPatch.context() as patch, chdir(self.folder):
+        """Run a command to its end, in this process."""
+        with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(PLUGIN))
-            patch.setattr(secrets, "_known", set())
-            try:
-                return CliRunner().invoke(app, arguments, env=self.environment)
-            finally:
-                structlog.reset_defaults()
-                structlog.contextvars.clear_contextvars()
-                logging.root.handlers[:] = root
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
+            return invoke(self.folder, self.environment, *arguments)
 
     def spawn(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, in a process of its own."""
