@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from cdc.config.fields import Model
 from cdc.findings import Finding as Finding
@@ -49,6 +49,13 @@ class Outline:
     grants: str
 
 
+class TableChanges(NamedTuple):
+    """Tables, ``schema.table``, that a start takes up, each with whether its rows are read, and those it gives up."""
+
+    added: Mapping[str, bool]
+    removed: Sequence[str]
+
+
 class Connector(ABC):
     """One source database. Creating it connects to nothing."""
 
@@ -87,8 +94,11 @@ class Connector(ABC):
         """
 
     @abstractmethod
-    def topics(self) -> list[str]:
-        """Names of the topics of all captured tables, as the database has them now. Raises UnreachableError."""
+    def table_changes(self, position: bytes) -> TableChanges:
+        """How the tables to capture, as configuration and database have them now, differ from those at `position`.
+
+        Raises UnreachableError, and PermanentError where `capture` would.
+        """
 
     @abstractmethod
     def leftovers(self) -> list[str]:

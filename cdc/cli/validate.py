@@ -8,6 +8,7 @@ from typing import Final
 
 import typer
 
+from cdc.cli.changes import Stored, sink_changes, source_changes
 from cdc.cli.session import FINDING, Session
 from cdc.config.pipeline import Pipeline
 from cdc.errors import CdcError, UnreachableError
@@ -49,6 +50,7 @@ def validate(session: Session, path: Path | None, connect: bool) -> None:
 def _connected(session: Session, pipeline: Pipeline) -> dict[str, list[Finding] | CdcError]:
     """What each part says when it is looked at; one that fails does not keep the others from being looked at."""
     found: dict[str, list[Finding] | CdcError] = {}
+    stored: Stored | None = None
     for role in ("log", *pipeline.roles):
         kind, _, name = role.partition("/")
         try:
@@ -56,8 +58,13 @@ def _connected(session: Session, pipeline: Pipeline) -> dict[str, list[Finding] 
                 with session.log(pipeline) as log:
                     reachable = f"{pipeline.log.type}, {len(log.topics())} topic(s)"
                     found[role] = [Finding("log.reachable", Severity.OK, reachable), *log.check()]
-            else:
-                found[role] = pipeline.connector(name).preflight() if kind == "source" else pipeline.sink(name).check()
+                    stored = Stored.on(log)
+                continue
+            findings = pipeline.connector(name).preflight() if kind == "source" else pipeline.sink(name).check()
+            if stored and not any(finding.severity is Severity.ERROR for finding in findings):
+                changes = source_changes if kind == "source" else sink_changes
+                findings = [*findings, *changes(pipeline, name, stored)]
+            found[role] = findings
         except CdcError as error:
             found[role] = error
     return found

@@ -11,9 +11,9 @@ import psycopg
 import structlog
 
 from cdc.capture import capture
-from cdc.connector import Connector, Finding, Outline, SourceConfig
+from cdc.connector import Connector, Finding, Outline, SourceConfig, TableChanges
 from cdc.errors import CdcError, ConfigurationError, GapError
-from cdc.log import Log, topic_name
+from cdc.log import Log
 from cdc.worker import REQUEST, Control, State
 from connectors.postgres.catalogue import captured_tables
 from connectors.postgres.client import connect, conninfo, refused
@@ -60,7 +60,7 @@ class PostgresConnector(Connector):
 
     def preflight(self) -> list[Finding]:
         """See :class:`cdc.connector.Connector`."""
-        return preflight(self._config, self.slot)
+        return preflight(self._config, self.slot, self.publication)
 
     def capture(self, log_: Log, control: Control) -> None:
         """Set up what is missing, then run the loop; a gap is mended where `cdc snapshot` was called for it."""
@@ -114,11 +114,13 @@ class PostgresConnector(Connector):
             status["error"] = " ".join(str(error).split())
         return status
 
-    def topics(self) -> list[str]:
+    def table_changes(self, position: bytes) -> TableChanges:
         """See :class:`cdc.connector.Connector`."""
+        before = decode_position(position).tables
         with self._connected() as connection:
-            found = captured_tables(connection, self._config, lambda *_: None)
-        return [topic_name(self._template, **self._names, schema=table.schema, table=table.name) for table in found]
+            now = [table.full_name for table in captured_tables(connection, self._config, lambda *_: None)]
+        added = {name: self._config.snapshot_mode(name) == "initial" for name in now if name not in before}
+        return TableChanges(added, [name for name in before if name not in now])
 
     def leftovers(self) -> list[str]:
         """See :class:`cdc.connector.Connector`."""

@@ -11,10 +11,10 @@ from cdc.errors import GapError, PermanentError
 from connectors.postgres.catalogue import captured_tables
 from connectors.postgres.client import ReplicationConnection, connect, refused
 from connectors.postgres.config import PostgresConfig
-from connectors.postgres.slot import check_server, check_slot_usable, slot_exists
+from connectors.postgres.slot import check_server, check_slot_usable, publish, slot_exists
 
 
-def preflight(config: PostgresConfig, slot: str) -> list[Finding]:
+def preflight(config: PostgresConfig, slot: str, publication: str) -> list[Finding]:
     """Connect, look, change nothing. Raises UnreachableError."""
     findings: list[Finding] = []
 
@@ -24,7 +24,7 @@ def preflight(config: PostgresConfig, slot: str) -> list[Finding]:
     with connect(config) as connection:
         try:
             _server(connection, add)
-            _tables(connection, config, add)
+            _tables(connection, config, publication, add)
             _slots(connection, slot, add)
         except psycopg.Error as error:
             raise refused(error) from None
@@ -56,7 +56,7 @@ def _server(connection: psycopg.Connection[Any], add: Any) -> None:
         )
 
 
-def _tables(connection: psycopg.Connection[Any], config: PostgresConfig, add: Any) -> None:
+def _tables(connection: psycopg.Connection[Any], config: PostgresConfig, publication: str, add: Any) -> None:
     try:
         found = captured_tables(connection, config, lambda what, fix: add("table", Severity.WARNING, what, fix))
     except PermanentError as error:
@@ -68,6 +68,12 @@ def _tables(connection: psycopg.Connection[Any], config: PostgresConfig, add: An
         if row is not None and not row[0]:
             fix = f"GRANT SELECT ON {table.quoted} TO {connection.info.user};"
             add("select", Severity.ERROR, f"the role may not read {table.full_name}", fix)
+    if config.publication.manage == "none":
+        try:
+            publish(connection, publication, found, manage=False)
+            add("publication", Severity.OK, f"publication {publication} has these tables")
+        except PermanentError as error:
+            add("publication", Severity.ERROR, str(error.args[0]), error.hint)
 
 
 def _slots(connection: psycopg.Connection[Any], slot: str, add: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cdc.config.fields import Secret, SinkConfig, Url
-from cdc.connector import Connector, SourceConfig
+from cdc.connector import Connector, SourceConfig, TableChanges
 from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
 from cdc.event import version
 from cdc.findings import Finding, Severity
@@ -120,8 +120,8 @@ class ScriptConnector(Connector):
         stored = int(position or 0)
         return {"position": str(stored), "lag_bytes": lines - stored, "retained_bytes": 5 << 30, "warning": "much WAL"}
 
-    def topics(self) -> list[str]:
-        return [self._schema.topic]
+    def table_changes(self, position: bytes) -> TableChanges:
+        return TableChanges({}, [])
 
     def leftovers(self) -> list[str]:
         return ["slot script"]
