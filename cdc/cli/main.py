@@ -223,7 +223,7 @@ app.add_typer(_config)
 def show(
     ctx: typer.Context,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Also the defaults, and what references gave; secrets stay references.")
+        bool, typer.Option("--resolved", help="Also the defaults, and what references gave that can be no secret.")
     ] = False,
     origin: Annotated[
         bool, typer.Option("--origin", help="Where each value comes from: file:line, or default.")

@@ -86,6 +86,7 @@ class _Demo:
             "DEMO_FOLDER": str(self._folder),
             "DEMO_DATABASE": self._database,
             "DEMO_CACHE": self._cache,
+            "CDC_PROFILE": "",  # whatever the user has it for, it is none of the demo's
         }
         config = Path(__file__).with_name("pipeline.yaml")
         line = [sys.executable, "-m", "cdc", "-c", str(config), command, *options]

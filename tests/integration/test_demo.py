@@ -36,7 +36,7 @@ def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             [sys.executable, "-m", "cdc", "demo", *options],
             stdout=output,
             stderr=output,
-            env={**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"},
+            env={**os.environ, "TMPDIR": str(folder), "COLUMNS": "200", "CDC_PROFILE": "somebody-elses"},
         )
     try:
         yield demo
