@@ -22,13 +22,16 @@ class States:
     def __init__(self) -> None:
         self.held: dict[tuple[str, str], Mapping[str, Any]] = {}
         self.failure: Exception | None = None
+        self.refused = threading.Event()
         self.open = threading.Event()
         self.open.set()
 
     def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
         self.open.wait(10)
-        if self.failure is not None:
-            raise self.failure
+        failure = self.failure
+        if failure is not None:
+            self.refused.set()
+            raise failure
         if state is None:
             self.held.pop((kind, name), None)
         else:
@@ -71,7 +74,7 @@ def test_what_could_not_be_stored_is_stored_later() -> None:
     with control(states) as worker:
         states.failure = TransientError("away")
         worker.report(State.STREAMING)
-        wait_until(lambda: not worker._wake.is_set(), what="the failed attempt")
+        wait_until(states.refused.is_set, what="the failed attempt")
         states.failure = None
     assert states.said() == "streaming"
 
