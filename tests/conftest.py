@@ -4,5 +4,6 @@ pytest_plugins = [
     "tests.servers.postgres",
     "tests.servers.kafka",
     "tests.servers.opensearch",
+    "tests.servers.elasticsearch",
     "tests.servers.redis",
 ]

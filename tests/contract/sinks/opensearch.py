@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
@@ -43,9 +43,10 @@ class OpenSearchStore(Store):
     """One node for all tests; the pipeline's indices are deleted for each."""
 
     type = "opensearch"
+    fixture: ClassVar[str] = "opensearch"
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        self._server: OpenSearchServer = request.getfixturevalue("opensearch")
+        self._server: OpenSearchServer = request.getfixturevalue(self.fixture)
         for index in self._ask("GET", "/_cat/indices?format=json&expand_wildcards=all"):
             if index["index"] == opensearch.STATE_INDEX or index["index"].startswith(f"{PIPELINE}."):
                 self._ask("DELETE", f"/{index['index']}")
