@@ -20,7 +20,7 @@ from tests.servers import CACHE, free_port, start, stop, unavailable, wait_until
 HERE = Path(__file__).parent
 
 
-def _jars() -> Path:
+def kafka_jars() -> Path:
     """The folder with the broker's jars; fetched once."""
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
@@ -55,7 +55,7 @@ class Broker:
         template = Template((HERE / "kafka.properties").read_text())
         settings = {"port": self._port, "controller": free_port(), "folder": self._folder / "data"}
         self._properties.write_text(template.substitute(settings))
-        self._java = ["java", "-Xmx384m", "-cp", f"{_jars()}/*"]
+        self._java = ["java", "-Xmx384m", "-cp", f"{kafka_jars()}/*"]
         format_storage = [*self._java, "kafka.tools.StorageTool", "format", "-t", "3kGMbMAKRhGKdM7wAGUa2Q"]
         try:
             subprocess.run([*format_storage, "-c", str(self._properties)], check=True, capture_output=True)
