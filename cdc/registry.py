@@ -39,11 +39,11 @@ def load(package: str, name: str) -> Any:
             return point.load()
     try:
         module = importlib.import_module(f"{package}.{name}")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"type {name!r} needs the Python package {error.name!r}, which is not installed",
-            hint=f"pip install 'cdc-service[{name}]'",
-        ) from error
+    except ImportError as error:
+        what = f"a package that type {name!r} needs cannot be loaded: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            what = f"type {name!r} needs the Python package {error.name!r}, which is not installed"
+        raise ConfigurationError(what, hint=f"pip install 'cdc-service[{name}]'") from error
     return getattr(module, _ATTRIBUTES[package])
 
 

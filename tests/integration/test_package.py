@@ -131,6 +131,18 @@ def test_missing_driver_is_told_by_the_command_that_installs_it(bare: Environmen
     assert bare.missing_packages() == {f"pip install 'cdc-service[{name}]'" for name in DRIVERS}
 
 
+def test_driver_that_cannot_be_loaded_is_told_too(tmp_path: Path) -> None:
+    """psycopg is there, the library that it needs is not."""
+    (tmp_path / "cdc.yaml").write_text("version: 1\nsources: {db: {type: postgres}}")
+    command, environment = [sys.executable, "-m", "cdc", "validate"], {**os.environ, "PSYCOPG_IMPL": "c"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert result.returncode == 2, result.stderr
+    assert "a package that type 'postgres' needs cannot be loaded: " in result.stderr
+    assert "pip install 'cdc-service[postgres]'" in result.stderr
+
+
 def test_missing_demo_is_told_by_the_command_that_installs_it(bare: Environment) -> None:
     result = bare.cdc("demo")
     assert result.returncode == 2
