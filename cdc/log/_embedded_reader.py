@@ -152,6 +152,8 @@ class EmbeddedReader(LogReader):
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, str(os.getpid()).encode(), 0)
             except BlockingIOError:
                 holder = os.pread(lock, 20, 0).decode() or "?"
                 os.close(lock)
@@ -159,8 +161,9 @@ class EmbeddedReader(LogReader):
                     f"process {holder} reads the embedded log as group {group!r} already; it has one member at a time",
                     hint="stop that process, or use the Kafka log to spread a sink over several",
                 ) from None
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            except OSError:
+                os.close(lock)
+                raise
         return lock
 
     def _look(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -50,6 +52,9 @@ INSERT INTO epoch VALUES (0);
 """
 """One file per pipeline: what several processes write, seldom."""
 
+FULL_BYTES: Final = 1 << 20
+"""An I/O error where less than this is free is put down to that."""
+
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -66,8 +71,8 @@ def explained(error: sqlite3.Error, path: Path) -> CdcError:
         return TransientError(
             f"the log file {path} is locked by another process", hint="it is tried again; see who holds it with: fuser"
         )
-    if code == sqlite3.SQLITE_FULL:
-        return TransientError(f"no space left for the log file {path}", hint="free disk space; it is tried again")
+    if code == sqlite3.SQLITE_FULL or _is_full(path):
+        return _no_space(path)
     if code in _DAMAGED:
         return PermanentError(
             f"the log file {path} is damaged: {error}",
@@ -78,6 +83,18 @@ def explained(error: sqlite3.Error, path: Path) -> CdcError:
     )
 
 
+def _is_full(path: Path) -> bool:
+    """Whether the file system of `path` is: SQLite says "disk I/O error" where it cannot make a file beside it."""
+    try:
+        return shutil.disk_usage(path.parent).free < FULL_BYTES
+    except OSError:
+        return False
+
+
+def _no_space(path: Path) -> TransientError:
+    return TransientError(f"no space left for the log file {path}", hint="free disk space; it is tried again")
+
+
 @contextlib.contextmanager
 def explaining(path: Path) -> Iterator[None]:
     """Errors of SQLite leave as ours."""
@@ -86,6 +103,8 @@ def explaining(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise explained(error, path) from error
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _no_space(path) from error
         raise TransientError(
             f"the log file {path} cannot be used: {error.strerror}", hint="look at the disk and the file's permissions"
         ) from error
