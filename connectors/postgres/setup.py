@@ -22,7 +22,7 @@ from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.position import Position, TableSnapshot, decode_position
 from connectors.postgres.slot import check_slot_usable, create_slot, drop_slot, identify, slot_exists
-from connectors.postgres.tables import Tables
+from connectors.postgres.tables import Tables, refuse_changes
 
 log = structlog.get_logger()
 
@@ -87,6 +87,9 @@ def _intend(
         before = decode_position(found) if found is not None else None
         if before is not None and request is None:
             raise FencedError(f"another process sets up source {name}", hint="run each source once only")
+        identities = tables.identities()
+        if before is not None:
+            refuse_changes(before, identities)
         epoch = log_.next_epoch(at_least=_highest_epoch(tables, log_) + 1)
         system_id, timeline, _ = identify(connection)
         sequence = 1
@@ -102,7 +105,7 @@ def _intend(
             slot,
             uuid.uuid4().hex,
             snapshots=plan,
-            tables=tables.identities(),
+            tables=identities,
             schemas=before.schemas if before is not None else {},
             request=request,
             made=before.made if before is not None else not slot_exists(connection, slot),

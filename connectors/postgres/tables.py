@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 import structlog
 
-from cdc.errors import GapError, PermanentError
+from cdc.errors import PermanentError
 from cdc.event import SEQUENCE_BITS
 from cdc.log import Log, TopicPartition, topic_name
 from connectors.postgres.catalogue import CatalogTable, captured_tables, look_up_type
@@ -18,7 +18,7 @@ from connectors.postgres.chunk import MESSAGE_PREFIX
 from connectors.postgres.client import connect, refused
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.position import Position, TableIdentity, TableSnapshot
-from connectors.postgres.slot import check_server, gap, publish
+from connectors.postgres.slot import SNAPSHOT_COMMAND, check_server, gap, publish
 from connectors.postgres.values import CatalogType
 from connectors.postgres.visibility import DatabaseSnapshot
 
@@ -100,14 +100,19 @@ class Tables:
     def reconcile(self, position: Position) -> Position:
         """The position with the tables that are captured now: new ones get a snapshot, dropped ones are forgotten.
 
-        Raises GapError when a topic was re-created, its partitions, profile or key columns changed, or the table left
-        the publication meanwhile.
+        Raises PermanentError when the partitions of a topic, the profile or the key columns of its records changed,
+        GapError when a topic was re-created or the table left the publication meanwhile.
         """
         identities = self.identities()
+        refuse_changes(position, identities)
         for name, now in identities.items():
             before = position.tables.get(name)
             if before is not None and before != now and position.anchor is not None:
-                raise changed(name, before, now)
+                raise gap(
+                    f"the topic of {name} was deleted and created again, or got another name"
+                    if before.topic_id != now.topic_id
+                    else f"table {name} was not in the publication for some time"
+                )
         snapshots = {name: progress for name, progress in position.snapshots.items() if name in identities}
         sequence = position.sequence
         added = [name for name in identities if name not in position.tables]
@@ -183,16 +188,29 @@ class Tables:
             self._connection.close()
 
 
-def changed(name: str, before: TableIdentity, now: TableIdentity) -> GapError:
-    """What changed beneath a table, as a gap."""
-    if before.key != now.key:
-        what = f"the key of {name} changed from ({', '.join(before.key)}) to ({', '.join(now.key)})"
-    elif before.partitions != now.partitions:
-        what = f"the topic of {name} has {now.partitions} partitions instead of {before.partitions}: keys moved"
-    elif before.profile != now.profile:
-        what = f"the value profile changed from {before.profile} to {now.profile}, and with it the record keys"
-    elif before.topic_id != now.topic_id:
-        what = f"the topic of {name} was deleted and created again"
-    else:
-        what = f"table {name} was not in the publication for some time"
-    return gap(what)
+def refuse_changes(position: Position, identities: Mapping[str, TableIdentity]) -> None:
+    """Raise PermanentError where records of a table would no longer agree with those that its topic holds.
+
+    No snapshot mends that: whoever reads the topic finds a row in two partitions, or under two keys.
+    """
+    for name, now in identities.items():
+        before = position.tables.get(name)
+        if before is None or before.topic_id != now.topic_id:
+            continue
+        if before.key != now.key:
+            back = f"make ({', '.join(before.key)}) the key again"
+            what = f"the key of {name} changed from ({', '.join(before.key)}) to ({', '.join(now.key)})"
+        elif before.partitions != now.partitions:
+            back = "partitions cannot be taken away again"
+            what = f"the topic of {name} has {now.partitions} partitions instead of {before.partitions}: keys moved"
+        elif before.profile != now.profile:
+            back = f"set log.format.profile back to {before.profile}"
+            what = f"the value profile changed from {before.profile} to {now.profile}, and with it the record keys"
+        else:
+            continue
+        raise PermanentError(
+            what,
+            hint=f"{back}; or begin new topics: put a number into log.topics.name, for example "
+            f'"{{pipeline}}.v2.{{schema}}.{{table}}", give the sinks new names and empty stores, '
+            f"and run `{SNAPSHOT_COMMAND}`",
+        )

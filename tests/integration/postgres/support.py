@@ -76,6 +76,7 @@ class Source:
     options: dict[str, Any]
     partitions: int = 3
     profile: str = "readable"
+    topics: str = TOPICS
     log: EmbeddedLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,19 +88,20 @@ class Source:
 
     def changed(self, **options: Any) -> Source:
         """The same source after its YAML was edited."""
-        settings = {name: options.pop(name) for name in ("dsn", "partitions", "profile") if name in options}
+        settings = {name: options.pop(name) for name in ("dsn", "partitions", "profile", "topics") if name in options}
         return Source(
             settings.get("dsn", self.dsn),
             self.folder,
             {**self.options, **options},
             settings.get("partitions", self.partitions),
             settings.get("profile", self.profile),
+            settings.get("topics", self.topics),
         )
 
     @property
     def connector(self) -> PostgresConnector:
         config = PostgresConfig.model_validate({"type": "postgres", "url": self.dsn, **self.options})
-        return PostgresConnector(SOURCE, config, PIPELINE, TOPICS, self.profile)
+        return PostgresConnector(SOURCE, config, PIPELINE, self.topics, self.profile)
 
     @property
     def slot(self) -> str:
@@ -167,7 +169,7 @@ class Source:
     def topic(self, table: str) -> str:
         """The topic of ``schema.table``."""
         schema, name = table.split(".", 1)
-        return topic_name(TOPICS, pipeline=PIPELINE, source=SOURCE, schema=schema, table=name)
+        return topic_name(self.topics, pipeline=PIPELINE, source=SOURCE, schema=schema, table=name)
 
     def events(self, table: str | None = None) -> list[Logged]:
         """The records without tombstones and markers."""

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from cdc.errors import GapError
+from cdc.errors import GapError, PermanentError
 from cdc.event import epoch_of
 from connectors.postgres import stream
 from connectors.postgres.resume import Resumption
 from tests.integration.postgres.conftest import MakeSource
-from tests.integration.postgres.support import Source, assert_dense
+from tests.integration.postgres.support import SOURCE, Source, assert_dense
 from tests.servers import wait_until
 from tests.servers.postgres import Database, Postgres
 
@@ -84,24 +84,6 @@ def topic_re_created(database: Database, shop: Source) -> Source:
     return shop
 
 
-def profile_changed(database: Database, shop: Source) -> Source:
-    return shop.changed(profile="debezium")
-
-
-def partitions_changed(database: Database, shop: Source) -> Source:
-    with sqlite3.connect(shop.folder / "log" / "test" / "groups.db") as groups:
-        groups.execute("UPDATE topics SET partitions = partitions + 1")
-    groups.close()
-    return shop
-
-
-def key_changed(database: Database, shop: Source) -> Source:
-    database.execute("UPDATE item SET name = id")
-    shop.capture()
-    database.execute("ALTER TABLE item DROP CONSTRAINT item_pkey, ADD PRIMARY KEY (name)")
-    return shop
-
-
 GAPS: dict[Callable[[Database, Source], Source], str] = {
     slot_dropped: "slot .* is gone",
     slot_re_created: "beyond our position|does not send transaction",
@@ -110,9 +92,6 @@ GAPS: dict[Callable[[Database, Source], Source], str] = {
     publication_without_the_table: "was not in the publication",
     publication_re_created: "was not in the publication",
     topic_re_created: "topic of public.item was deleted and created again",
-    profile_changed: "profile changed from readable to debezium",
-    partitions_changed: "has 4 partitions instead of 3",
-    key_changed: r"key of public.item changed from \(id\) to \(name\)",
 }
 
 
@@ -126,7 +105,7 @@ def test_a_gap_is_named_and_mended(
         with pytest.raises(GapError, match=f"(?s)(?:{GAPS[happens]}).*`cdc snapshot`"):
             shop.capture()
     assert shop.position == before, "a gap changes nothing"
-    if happens in (topic_re_created, partitions_changed):
+    if happens is topic_re_created:
         return  # the embedded log does not lose its topics; mending is tried where they are really made anew
     mend(database, shop)
 
@@ -147,6 +126,81 @@ def mend(database: Database, shop: Source) -> None:
     last_epoch = [r for r in records if epoch_of(r.version) == shop.position.epoch]
     assert_dense(last_epoch)
     shop.assert_equal("public.item")
+
+
+def profile_changed(database: Database, shop: Source) -> Source:
+    return shop.changed(profile="debezium")
+
+
+def partitions_changed(database: Database, shop: Source) -> Source:
+    with sqlite3.connect(shop.folder / "log" / "test" / "groups.db") as groups:
+        groups.execute("UPDATE topics SET partitions = partitions + 1 WHERE name = 'test.public.item'")
+    groups.close()
+    return shop
+
+
+def key_changed(database: Database, shop: Source) -> Source:
+    database.execute("UPDATE item SET name = id")
+    shop.capture()
+    database.execute("ALTER TABLE item DROP CONSTRAINT item_pkey, ADD PRIMARY KEY (name)")
+    return shop
+
+
+def profile_back(database: Database, shop: Source) -> Source:
+    return shop.changed(profile="readable")
+
+
+def partitions_back(database: Database, shop: Source) -> Source:
+    with sqlite3.connect(shop.folder / "log" / "test" / "groups.db") as groups:
+        groups.execute("UPDATE topics SET partitions = partitions - 1")
+    groups.close()
+    return shop
+
+
+def key_back(database: Database, shop: Source) -> Source:
+    database.execute("ALTER TABLE item DROP CONSTRAINT item_pkey, ADD PRIMARY KEY (id)")
+    return shop
+
+
+CHANGES: dict[Callable[[Database, Source], Source], tuple[str, Callable[[Database, Source], Source]]] = {
+    profile_changed: (
+        "profile changed from readable to debezium.*set log.format.profile back to readable",
+        profile_back,
+    ),
+    partitions_changed: ("has 4 partitions instead of 3.*cannot be taken away", partitions_back),
+    key_changed: (r"key of public.item changed from \(id\) to \(name\).*make \(id\) the key again", key_back),
+}
+
+
+@pytest.mark.parametrize("happens", CHANGES)
+def test_a_change_of_what_the_records_agree_in_is_refused(
+    database: Database, source: MakeSource, happens: Callable[[Database, Source], Source]
+) -> None:
+    """A snapshot into the same topic would not mend it, so it does not help to ask for one."""
+    says, back = CHANGES[happens]
+    shop = happens(database, make(database, source))
+    before = shop.position
+    for asked in (False, True):
+        if asked:
+            shop.request_snapshot()
+        with pytest.raises(PermanentError, match=rf'(?s){says}.*log\.topics\.name.*"{{pipeline}}\.v2\.'):
+            shop.capture()
+    assert shop.position == before
+    # Either it is set back …
+    shop.log.put_state("snapshot_request", SOURCE, None)
+    shop = back(database, shop)
+    shop.capture()
+    assert shop.position.epoch == before.epoch
+    # … or the table gets a new topic.
+    shop = happens(database, shop).changed(topics="{pipeline}.v2.{schema}.{table}")
+    with pytest.raises(GapError, match=r"(?s)got another name.*`cdc snapshot`"):
+        shop.capture()
+    shop.request_snapshot()
+    shop.capture()
+    assert shop.position.epoch > before.epoch
+    assert {record.topic for record in shop.events() if epoch_of(record.version) > before.epoch} == {
+        "test.v2.public.item"
+    }
 
 
 def test_a_slot_that_was_invalidated(own_postgres: Postgres, source18: MakeSource) -> None:
