@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import structlog
+
 from cdc.errors import GapError
 from cdc.log import Committed, Fetched, Log, TopicPartition
 from cdc.sink import Sink, StoredOffset
@@ -19,6 +21,7 @@ MARGIN: Final = 0.1
 down is some minutes old."""
 
 clock = time.time
+logger = structlog.get_logger()
 
 
 class Starts:
@@ -54,6 +57,7 @@ class Starts:
         started = self._started()
         first, end = self._log.start_offsets(partitions), self._log.end_offsets(partitions)
         offsets: dict[TopicPartition, int] = {}
+        incomplete: set[str] = set()
         for place in partitions:
             topic = topics.get(place.topic)
             if topic is None:
@@ -74,10 +78,14 @@ class Starts:
                 raise self._gap(place, f"it was read before, but its offset is no longer {where}")
             else:
                 offsets[place] = first[place]
+                incomplete |= {place.topic} if first[place] else set()
             if complete is None:
                 self._fresh.add(place)
             self._next[place] = offsets[place]
             self._complete[place] = now if complete is None or offsets[place] >= end[place] else complete
+        for name in sorted(incomplete):
+            hint = "rows that did not change since are not there any more: `cdc snapshot` puts them on the log again"
+            logger.warning("delivery.topic_begins_later", sink=self._name, topic=name, hint=hint)
         return offsets
 
     def revoked(self, partitions: Collection[TopicPartition]) -> None:

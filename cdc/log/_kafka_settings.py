@@ -12,6 +12,17 @@ from cdc.log._kafka_client import MAX_RECORD_BYTES
 UNLIMITED: Final = "-1"
 SAFE_REPLICAS: Final = 3
 """From so many copies on two of them must have a record before it counts: one broker may be lost, another down."""
+DEFAULTS: Final = {
+    "cleanup.policy": "delete",
+    "delete.retention.ms": "86400000",
+    "max.message.bytes": "1048588",
+    "min.compaction.lag.ms": "0",
+    "min.insync.replicas": "1",
+    "retention.bytes": UNLIMITED,
+    "retention.ms": "604800000",
+    "unclean.leader.election.enable": "false",
+}
+"""Kafka's own, for brokers that do not tell all of theirs."""
 _DAY_MS: Final = 86_400_000
 _SIZE: Final = {"max.message.bytes": str(MAX_RECORD_BYTES + (1 << 20))}
 INTERNAL: Final = _SIZE | {

@@ -47,7 +47,7 @@ from cdc.log._kafka_client import (
     producer_settings,
 )
 from cdc.log._kafka_reader import KafkaReader
-from cdc.log._kafka_settings import INTERNAL, Examiner, delete_retention, settings
+from cdc.log._kafka_settings import DEFAULTS, INTERNAL, Examiner, delete_retention, settings
 from cdc.log._kafka_tables import Table, last_value
 from cdc.log._kafka_writer import KafkaWriter
 from schemas.table import TableSchema
@@ -280,7 +280,8 @@ class KafkaLog(Log):
             doing = f"describing the settings of topic {resource.name}"
             answer = self._result(future, doing, unless=_UNREADABLE)
             if answer is not None:
-                found[resource.name] = {name: entry.value for name, entry in answer.items()}
+                told = {name: entry.value for name, entry in answer.items() if name in DEFAULTS and entry.value}
+                found[resource.name] = DEFAULTS | told
         return found
 
     def _examined(self, names: Collection[str]) -> list[Finding]:

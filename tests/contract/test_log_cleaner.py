@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cdc import starts
 from cdc.errors import GapError
@@ -253,3 +254,23 @@ def test_a_sink_that_comes_after_the_tombstone_went_has_a_gap(tmp_path: Path, mo
         with pytest.raises(GapError, match="keeps deletes for 7 days only"):
             deliver_all(log, MemorySink("store", CONFIG, store=sink.store))
         assert set(sink.store.current(ORDERS.topic)) == {key(1)}
+
+
+def test_a_new_sink_is_told_that_the_log_does_not_have_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = embedded(tmp_path, partitions=1)
+    with Source(log) as source:
+        source.put(1, "old")
+        source.commit()
+        _later(monkeypatch, 7 * 86400)
+        _clean(tmp_path / "test" / "source-shop.db", WEEK)
+        source.put(2, "new")
+        source.commit()
+        with capture_logs() as said:
+            sink = MemorySink("store", CONFIG)
+            deliver_all(log, sink)
+    assert set(sink.store.current(ORDERS.topic)) == {key(2)}
+    [warning] = [each for each in said if each["event"] == "delivery.topic_begins_later"]
+    assert warning["topic"] == ORDERS.topic
+    assert "cdc snapshot" in warning["hint"]

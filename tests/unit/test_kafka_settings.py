@@ -8,23 +8,14 @@ import pytest
 
 from cdc.findings import Severity
 from cdc.log import Cleanup, Expire
-from cdc.log._kafka_settings import Examiner, delete_retention, settings
+from cdc.log._kafka_settings import DEFAULTS, Examiner, delete_retention, settings
 
 WEEK: Cleanup = Expire(expire="7d")  # type: ignore[arg-type]  # as in the file
-BROKER = {
-    "min.insync.replicas": "1",
-    "min.compaction.lag.ms": "0",
-    "unclean.leader.election.enable": "false",
-    "retention.ms": "604800000",
-    "retention.bytes": "-1",
-    "delete.retention.ms": "86400000",
-}
-"""What a broker says of settings that a topic does not have itself."""
 
 
 def examined(cleanup: Cleanup, changed: dict[str, str], replicas: int = 3) -> list[tuple[Severity, str, str]]:
     """Severity, message and settings to change of each finding on a topic of ours that somebody changed."""
-    found = BROKER | settings(cleanup, replicas) | changed
+    found = DEFAULTS | settings(cleanup, replicas) | changed
     findings = list(Examiner(cleanup, "kafka:9092").topic("shop.public.orders", replicas, found))
     command = (
         "kafka-configs.sh --bootstrap-server kafka:9092 --alter --entity-type topics --entity-name shop.public.orders "
@@ -89,6 +80,6 @@ def test_an_internal_topic_only_compacts() -> None:
 
 
 def test_only_compaction_takes_deletes() -> None:
-    assert delete_retention(BROKER | settings("compact", 1)) == 7 * 86400
-    assert delete_retention(BROKER | settings("keep", 1)) == float("inf")
-    assert delete_retention(BROKER | {"cleanup.policy": "compact,delete"}) == 86400
+    assert delete_retention(DEFAULTS | settings("compact", 1)) == 7 * 86400
+    assert delete_retention(DEFAULTS | settings("keep", 1)) == float("inf")
+    assert delete_retention(DEFAULTS | {"cleanup.policy": "compact,delete"}) == 86400
