@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from cdc.cli.config import show
-from cdc.cli.session import Session
 from cdc.config.load import load
+from tests.integration.scripted import invoke
 
 FILE = """\
 version: 1
@@ -37,22 +37,24 @@ ENVIRONMENT = {"DATABASE": "postgresql://u:s3cret@h/d", "SECRET": "hush-hush", "
 
 
 @pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    monkeypatch.chdir(tmp_path)
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    Path("cdc.yaml").write_text(FILE)
-    Path("sinks.yaml").write_text(SINKS)
-    return Session("config show", None, None, False, False)
+def show(tmp_path: Path) -> Callable[..., str]:
+    (tmp_path / "cdc.yaml").write_text(FILE)
+    (tmp_path / "sinks.yaml").write_text(SINKS)
+
+    def call(*options: str) -> str:
+        result = invoke(tmp_path, ENVIRONMENT, "config", "show", *options)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call
 
 
 def lines(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
-def test_as_written_with_what_is_included(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    show(session, False, True)
-    shown = lines(capsys.readouterr().out)
+def test_as_written_with_what_is_included(show: Callable[..., str]) -> None:
+    shown = lines(show("--origin"))
     assert "bootstrap: ${KAFKA:-localhost:9092} # cdc.yaml:3" in shown
     assert "url: redis://${HOST:-h}:1 # sinks.yaml:2" in shown
     assert shown.count("every: 1500ms # cdc.yaml:9") == 2
@@ -60,9 +62,8 @@ def test_as_written_with_what_is_included(session: Session, capsys: pytest.Captu
     assert not any(line.startswith(("include", "profiles", "defaults", "toast")) for line in shown)
 
 
-def test_resolved_has_defaults_and_no_secret(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    show(session, True, True)
-    shown = lines(capsys.readouterr().out)
+def test_resolved_has_defaults_and_no_secret(show: Callable[..., str]) -> None:
+    shown = lines(show("--resolved", "--origin"))
     for line in (
         "pipeline: cdc # default",
         "bootstrap: localhost:9092 # cdc.yaml:3",
@@ -72,7 +73,7 @@ def test_resolved_has_defaults_and_no_secret(session: Session, capsys: pytest.Ca
         "url: redis://h:1 # sinks.yaml:2",
         "path: ${FILE:-w.duckdb} # sinks.yaml:5",  # it contains what is known to be secret
         "every: 1500ms # cdc.yaml:9",
-        "rows: 100000 # default",
+        "rows: 10000 # default",
         "tombstone_ttl: 8d # default",
     ):
         assert line in shown
@@ -80,22 +81,15 @@ def test_resolved_has_defaults_and_no_secret(session: Session, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("profile", [None, "dev"])
-def test_what_is_shown_means_the_same_pipeline(
-    session: Session, capsys: pytest.CaptureFixture[str], profile: str | None
-) -> None:
-    before = load(Path("cdc.yaml"), profile=profile)
-    show(Session("config show", None, profile, False, False), True, False)
-    Path("shown.yaml").write_text(capsys.readouterr().out)
-    after = load(Path("shown.yaml"))
-    assert (after.name, after.log, after.sources, after.sinks) == (
-        before.name,
-        before.log,
-        before.sources,
-        before.sinks,
-    )
+def test_what_is_shown_means_the_same_pipeline(show: Callable[..., str], tmp_path: Path, profile: str | None) -> None:
+    before = load(tmp_path / "cdc.yaml", ENVIRONMENT, profile)
+    (tmp_path / "shown.yaml").write_text(show("--resolved", *(["--profile", profile] if profile else [])))
+    after = load(tmp_path / "shown.yaml", ENVIRONMENT)
+    for part in ("name", "log", "sources", "sinks"):
+        assert getattr(after, part) == getattr(before, part)
 
 
-def test_a_literal_that_looks_like_a_reference_stays_one(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("sinks.yaml").write_text("sinks: {warehouse: {type: duckdb, path: 'a$${b}'}}")
-    show(session, True, False)
-    assert YAML(typ="safe").load(capsys.readouterr().out)["sinks"]["warehouse"]["path"] == "a$${b}"
+@pytest.mark.parametrize("path", ["a$${b}", "a:key:b"])
+def test_a_literal_stays_what_it_is(show: Callable[..., str], tmp_path: Path, path: str) -> None:
+    (tmp_path / "sinks.yaml").write_text(f"sinks: {{warehouse: {{type: duckdb, path: '{path}'}}}}")
+    assert YAML(typ="safe").load(show("--resolved"))["sinks"]["warehouse"]["path"] == path
