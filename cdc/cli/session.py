@@ -73,7 +73,8 @@ class Session:
         if isinstance(error, InvalidConfiguration):
             self.say(str(error.args[0]))
             count = len(error.problems)
-            self.say(f"{count} error{'s' if count > 1 else ''} in {error.file}", "bold red")
+            files = ", ".join(dict.fromkeys(problem.place.file for problem in error.problems))
+            self.say(f"{count} error{'s' if count > 1 else ''} in {files}", "bold red")
             return
         self.say(f"error: {error.args[0]}", "bold red")
         if error.hint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import (
     AfterValidator,
@@ -90,6 +90,11 @@ Secret = Annotated[
     WithJsonSchema({"type": "string", "title": "secret", "pattern": r"^\$\{[^{}]+\}$"}),
 ]
 """A value that is never shown. In YAML it must be a reference, ``${VAR}`` or ``${file:/path}``."""
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a field's type is :data:`Secret`, alone or among others."""
+    return annotation is SecretStr or any(map(is_secret, get_args(annotation)))
 
 
 class _Url(str):

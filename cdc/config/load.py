@@ -97,7 +97,7 @@ def load(file: Path, environment: Mapping[str, str] = os.environ, profile: str |
     reading = Reading(environment)
     tree = reading.read(file)
     if any(problem.code in ("syntax", "too_large", "bad_include") for problem in reading.problems):
-        raise InvalidConfiguration(file, reading.texts, reading.problems)
+        raise InvalidConfiguration(reading.texts, reading.problems)
     if profile:
         tree = _overlaid(file, tree, profile)
     unresolved = resolve(tree.without("profiles"), environment)
@@ -105,7 +105,7 @@ def load(file: Path, environment: Mapping[str, str] = os.environ, profile: str |
     pipeline = assembly.pipeline(profile)
     problems = reading.problems + unresolved + assembly.problems
     if problems or pipeline is None:
-        raise InvalidConfiguration(file, reading.texts, problems)
+        raise InvalidConfiguration(reading.texts, problems)
     return pipeline
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cdc.config.secrets import redact, redact_line
@@ -42,11 +41,10 @@ class Problem:
 class InvalidConfiguration(ConfigurationError):
     """A file that cannot be used, with everything that is wrong in it and in the files that it includes."""
 
-    def __init__(self, file: Path, texts: Mapping[str, str], problems: Iterable[Problem]) -> None:
+    def __init__(self, texts: Mapping[str, str], problems: Iterable[Problem]) -> None:
         """`texts`: what each file holds, by its name, in the order in which their problems are told."""
         unique = dict.fromkeys(problems)
         order = list(texts)
-        self.file = file
         self.problems = sorted(
             unique,
             key=lambda problem: (

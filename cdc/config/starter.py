@@ -11,7 +11,7 @@ from glob import escape
 from typing import Any, Final
 
 from cdc import registry
-from cdc.config.fields import SinkConfig
+from cdc.config.fields import SinkConfig, is_secret
 from cdc.connector import FoundTable, Outline
 
 FILE: Final = "cdc.yaml"
@@ -79,14 +79,15 @@ class Starter:
             yield f"  {name_of(name, 'store')}:"
             yield f"    type: {name}"
             for key, field in model.model_fields.items():
-                if not field.is_required() or key == "type":
-                    continue
+                variable = f"{name_of(name, 'store')}_{key}".upper()
                 example = str(field.examples[0]) if field.examples else ""
-                if key == "url" or not example:  # differs from place to place, or is a secret
-                    variable = f"{name_of(name, 'store')}_{key}".upper()
-                    variables[variable] = example
-                    example = f"${{{variable}}}"
-                yield f"    {field.alias or key}: {_scalar(example)}"
+                if not field.is_required() and is_secret(field.annotation):
+                    yield f'    # {field.alias or key}: "${{{variable}}}"'
+                elif field.is_required() and key != "type":
+                    if key == "url" or not example:  # differs from place to place, or is a secret
+                        variables[variable] = example
+                        example = f"${{{variable}}}"
+                    yield f"    {field.alias or key}: {_scalar(example)}"
 
 
 def name_of(text: str, otherwise: str) -> str:

@@ -115,6 +115,7 @@ def test_every_kind_of_sink_is_valid_as_written(user: Folder) -> None:
     user.init("--from", user.database.dsn, *(word for kind in kinds for word in ("--sink", kind)))
     user.prepare()
     assert f"{len(kinds)} sink(s)" in user.cdc("validate")
+    assert '    url: "${REDIS_URL}"\n    # password: "${REDIS_PASSWORD}"\n' in user.text("cdc.yaml")
 
 
 def test_nothing_is_overwritten(user: Folder) -> None:

@@ -46,7 +46,7 @@ def errors(schema: dict[str, Any], text: str) -> list[str]:
 
 def documents() -> list[str]:
     readme = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    return [*readme, *(path.read_text() for path in sorted(ROOT.glob("cdc/demo/*.yaml")))]
+    return [*readme, *(path.read_text() for path in [*ROOT.glob("cdc/demo/*.yaml"), *ROOT.glob("examples/*.yaml")])]
 
 
 @pytest.mark.parametrize("text", documents())
