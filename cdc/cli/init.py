@@ -31,7 +31,7 @@ _PASSWORDS: Final = re.compile(r"(?i)(?:^|&)(?:ssl)?password=[^&]*")
 def init(
     session: Session, url: str | None, tables: Sequence[str], sinks: Sequence[str], role: str, yes: bool, folder: Path
 ) -> None:
-    """Write the files, as far as none of them is there already."""
+    """Write the files, unless one of them is there already."""
     paths = [folder / name for name in (FILE, ENVIRONMENT, GRANTS)]
     if there := [str(path) for path in paths if path.exists()]:
         raise ConfigurationError(f"{', '.join(there)} exists", hint="nothing was written; name another folder by --dir")
