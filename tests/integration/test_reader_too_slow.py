@@ -5,6 +5,7 @@ Nobody waits for days: the guard's clock is ahead of ours.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exports
 
 from cdc import delivery, starts
 from cdc.errors import GapError, TransientError
-from cdc.log import DELETE_RETENTION_SECONDS, Log
+from cdc.log import DELETE_RETENTION_SECONDS, Log, TopicPartition
 from cdc.log._kafka_client import KafkaConfig
 from cdc.log.kafka import KafkaLog
 from cdc.sink import Batch, Rejected
@@ -137,12 +138,36 @@ def test_what_it_read_last_counts_as_well_as_when_it_was_there(pipeline: Pipelin
     assert pipeline.complete() >= began + 0.5 * pipeline.kept
 
 
-def test_an_idle_topic_is_no_gap_however_long(pipeline: Pipeline, clock: Clock) -> None:
+def test_an_idle_topic_is_no_gap_however_long(
+    pipeline: Pipeline, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sink that was away all the time, and finds nothing unread, goes on with the next record."""
     pipeline.put(1)
     sink = MemorySink("store", CONFIG)
     deliver_all(pipeline.log, sink)
     clock.ahead = 10 * pipeline.kept
-    deliver_all(pipeline.log, MemorySink("store", CONFIG, store=sink.store))
+    assigned = threading.Event()
+    real = starts.Starts.assigned
+
+    def noticed(self: starts.Starts, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        offsets = real(self, places)
+        assigned.set()
+        return offsets
+
+    monkeypatch.setattr(starts.Starts, "assigned", noticed)
+    with delivering(pipeline.log, MemorySink("store", CONFIG, store=sink.store)):
+        assert assigned.wait(30)
+        pipeline.put(2)
+        wait_until(lambda: pipeline.keys(sink) == {key(1), key(2)})
+
+
+def test_runs_from_time_to_time_are_no_gap(pipeline: Pipeline, clock: Clock) -> None:
+    """Each writes down that it stood at the end, also where it found nothing to do."""
+    sink = MemorySink("store", CONFIG)
+    pipeline.put(1)
+    for _ in range(3):
+        deliver_all(pipeline.log, MemorySink("store", CONFIG, store=sink.store))
+        clock.ahead += 0.8 * pipeline.kept
     pipeline.put(2)
     deliver_all(pipeline.log, MemorySink("store", CONFIG, store=sink.store))
     assert pipeline.keys(sink) == {key(1), key(2)}
