@@ -302,9 +302,18 @@ def test_service_writes_to_its_volume_only(shop: Database, tmp_path: Path) -> No
     assert sorted(written) == ["log", "search", "warehouse.duckdb"]
 
 
+@pytest.fixture
+def valkey(valkey_server: RedisServer) -> Iterator[RedisServer]:
+    """The server with nothing in it, and nothing left in it: keys belong to a pipeline for good."""
+    with valkey_server.client() as client:
+        client.flushdb()
+        yield valkey_server
+        client.flushdb()
+
+
 @pytest.mark.xdist_group("kafka")
 def test_example_on_real_servers(
-    shop: Database, kafka: str, opensearch: OpenSearchServer, valkey_server: RedisServer, tmp_path: Path
+    shop: Database, kafka: str, opensearch: OpenSearchServer, valkey: RedisServer, tmp_path: Path
 ) -> None:
     pipeline = f"shop{uuid.uuid4().hex[:8]}"
     (tmp_path / "cdc.yaml").write_text(EXAMPLE.read_text().replace("pipeline: shop\n", f"pipeline: {pipeline}\n"))
@@ -313,7 +322,7 @@ def test_example_on_real_servers(
         "CDC_PASSWORD": "it's",
         "KAFKA": kafka,
         "SEARCH_URL": opensearch.url,
-        "CACHE_URL": valkey_server.url,
+        "CACHE_URL": valkey.url,
     }
 
     def cdc(*arguments: str) -> str:
@@ -325,7 +334,7 @@ def test_example_on_real_servers(
 
     cdc("validate", "--connect")
     cdc("run", "--until-caught-up")
-    with valkey_server.client() as client:
+    with valkey.client() as client:
         assert json.loads(client.get("customers:1"))["name"] == "Ada"
     urllib3.request("POST", f"{opensearch.url}/{pipeline}.public.orders/_refresh", retries=False)
     found = urllib3.request("GET", f"{opensearch.url}/{pipeline}.public.orders/_count", retries=False).json()
