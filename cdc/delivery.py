@@ -95,7 +95,7 @@ class _Delivery:
         self._appended_at = 0.0
         self._at_end_since: float | None = None
         self._polled_at = self._remembered_at = time.monotonic()
-        self._reader = log.reader(name, self._tables.wanted, self._assigned, self._revoked)
+        self._reader = log.reader(name, self._tables.wanted, self._assigned, self._revoked, alone=sink.single_worker)
 
     def close(self) -> None:
         self._reader.close()
@@ -156,14 +156,20 @@ class _Delivery:
         return self._control.caught_up
 
     def _at_end(self) -> bool:
-        """Whether the reader has passed all there is, in all topics that the sink receives as of now."""
+        """Whether all there is has been passed, in all topics that the sink receives as of now: by this reader where a
+        partition is its own, otherwise by the other workers of the group.
+        """
         self._tables.refresh()
         topics = [topic for topic in self._log.topics().values() if self._tables.wanted(topic.name)]
         places = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
-        ends, position = self._log.end_offsets(places), self._reader.position()
-        return all(place in position and position[place] >= ends[place] for place in places)
+        ends, passed = self._log.end_offsets(places), dict(self._reader.position())
+        if not passed.keys() >= set(places):
+            committed = self._log.committed(self._name)
+            passed = {place: known.offset for place, known in committed.items()} | passed
+        return all(place in passed and passed[place] >= ends[place] for place in places)
 
     def _assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        self._sink.claim(partitions)
         offsets = self._starts.assigned(partitions)
         # A partition's first offset is stored at once, with or without rows: from then on a lost one is noticed.
         self.intake.add([Fetched(*place, [], at) for place, at in offsets.items() if self._starts.fresh(place)])

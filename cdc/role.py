@@ -22,7 +22,7 @@ import structlog
 
 from cdc import logs
 from cdc.config.load import load
-from cdc.config.pipeline import Pipeline
+from cdc.config.pipeline import Pipeline, part_of
 from cdc.config.secrets import redact
 from cdc.errors import CdcError, ConfigurationError, FencedError, GapError, TransientError
 from cdc.log import Log
@@ -64,7 +64,7 @@ def run_role(pipeline: Pipeline, role: str, control: Control, logbook: Log) -> i
             if not source or control.until_caught_up or not _snapshot_requested(control, state, error):
                 return 0 if control.stopping() else error.exit_code
         except (TransientError, FencedError) as error:
-            if isinstance(error, FencedError) and role.startswith("sink/"):
+            if isinstance(error, FencedError) and _held_by_another(pipeline, role):
                 _failed(control, State.FAILED, error)
                 return error.exit_code
             failures = 1 if time.monotonic() - started > HEALTHY_SECONDS else failures + 1
@@ -101,8 +101,14 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
         signal.signal(number, received)
 
 
+def _held_by_another(pipeline: Pipeline, role: str) -> bool:
+    """Whether a fenced worker stays out: its store has room for one. Elsewhere it asks the log for other partitions."""
+    kind, _, name = part_of(role).partition("/")
+    return kind == "sink" and pipeline.sink(name).single_worker
+
+
 def _work(pipeline: Pipeline, role: str, control: Control, logbook: Log) -> None:
-    kind, _, name = role.partition("/")
+    kind, _, name = part_of(role).partition("/")
     if kind == "source":
         pipeline.connector(name).capture(logbook, control)
         return

@@ -7,7 +7,7 @@ last line ``SINK = MySink``. The contract suite (``tests/contract/test_sinks.py`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -86,7 +86,7 @@ class Sink(ABC):
     """True: rows and offsets go to the store in one transaction, and on start reading begins at the store's offsets."""
 
     single_worker: ClassVar[bool] = False
-    """True: only one process may hold the store (an embedded one)."""
+    """True: only one process may hold the store (an embedded one): `open` claims all of it."""
 
     @abstractmethod
     def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
@@ -101,10 +101,19 @@ class Sink(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Connect, create what is missing, and claim the store: a new generation, so that writes of an older process
-        of this sink lose (FencedError there) wherever the store can tell.
+        """Connect and create what is missing. A store for a single worker is claimed here: a new generation, so that
+        writes of an older process of this sink lose (FencedError there).
 
         Raises UnreachableError (server gone, credentials), PermanentError (store unusable, with what to do).
+        """
+
+    def claim(self, partitions: Collection[TopicPartition]) -> None:  # noqa: B027 - nothing where `open` claims all
+        """These partitions are fed by this process from now on: each gets a new generation, so that what their former
+        process still writes to them loses (FencedError there), wherever the store can tell. Other partitions, and the
+        processes that feed them, are left alone. Called whenever the log assigns some, before their offsets are asked
+        for and before anything of them is written.
+
+        Raises TransientError, PermanentError.
         """
 
     def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
@@ -121,8 +130,9 @@ class Sink(ABC):
         applied then: the same batches come again. A sink that owns its offsets stores each batch's `next_offset` with
         the topic's id from `topic_ids` in the same transaction as its rows.
 
-        Raises TransientError, FencedError (a newer generation claimed the store), PermanentError, and GapError when
-        the store no longer holds what it held: it was emptied, or went back to an older state.
+        Raises TransientError, PermanentError, FencedError when another process claimed the store or one of the
+        partitions, and GapError when the store no longer holds what it held: it was emptied, or went back to an older
+        state.
         """
 
     @abstractmethod

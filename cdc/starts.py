@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -14,8 +14,9 @@ from cdc.log import Committed, Fetched, Log, TopicPartition
 from cdc.sink import Sink, StoredOffset
 
 STARTED: Final = "started"
-"""State kind of the durable list of started partitions, each with the time (seconds since 1970) up to which the store
-is complete: ``{topic: {"id": …, "partitions": {"0": …}}}`` by sink."""
+"""State kind of the durable list of started partitions. Each is a state of its own, ``SINK/TOPIC/PARTITION``, so that
+workers of one sink do not overwrite each other's: the topic's id, and the time (seconds since 1970) up to which the
+store is complete."""
 MARGIN: Final = 0.1
 """By this share of the time that the log keeps deletes a gap is called one earlier: clocks differ, and what is written
 down is some minutes old."""
@@ -64,9 +65,8 @@ class Starts:
                 raise self._gap(place, "the topic was deleted")
             self.topic_ids[topic.name] = topic.id
             known: Committed | StoredOffset | None = stored.get(place)
-            entry = started.get(topic.name, {"id": topic.id, "partitions": {}})
-            complete = entry["partitions"].get(str(place.partition))
-            if entry["id"] != topic.id or (known is not None and known.topic_id != topic.id):
+            id_, complete = started.get(place, (topic.id, None))
+            if id_ != topic.id or (known is not None and known.topic_id != topic.id):
                 raise self._gap(place, "the topic was deleted and made anew since it was last read")
             if known is not None:
                 if not first[place] <= known.offset <= end[place]:
@@ -139,14 +139,23 @@ class Starts:
         self._write_down(places)
 
     def _write_down(self, places: Collection[TopicPartition]) -> None:
-        started = self._started()
-        for place in places:
-            entry = started.setdefault(place.topic, {"id": self.topic_ids[place.topic], "partitions": {}})
-            entry["partitions"][str(place.partition)] = round(self._complete[place], 3)
-        self._log.put_state(STARTED, self._name, started)
+        states = {
+            f"{self._name}/{place.topic}/{place.partition}": {
+                "id": self.topic_ids[place.topic],
+                "complete": round(self._complete[place], 3),
+            }
+            for place in places
+        }
+        self._log.put_states(STARTED, states)
 
-    def _started(self) -> dict[str, Any]:
-        return dict(self._log.states(STARTED).get(self._name, {}))
+    def _started(self) -> dict[TopicPartition, tuple[str, float]]:
+        """The started partitions: their topic's id, and the time up to which the store is complete."""
+        found: dict[TopicPartition, tuple[str, float]] = {}
+        for name, state in self._log.states(STARTED).items():
+            sink, topic, number = name.split("/")
+            if sink == self._name:
+                found[TopicPartition(topic, int(number))] = state["id"], state["complete"]
+        return found
 
     def _gap(self, place: TopicPartition, what: str) -> GapError:
         return GapError(

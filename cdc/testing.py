@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cdc.config.fields import SinkConfig
@@ -20,7 +20,7 @@ class MemoryStore:
     """The last row of each key, deletes included: they are the tombstones."""
     floors: dict[TopicPartition, int] = field(default_factory=dict)
     offsets: dict[TopicPartition, StoredOffset] = field(default_factory=dict)
-    generation: int = 0
+    generations: dict[TopicPartition, int] = field(default_factory=dict)
 
     def current(self, topic: str) -> dict[bytes, bytes]:
         """The rows of `topic` that a reader of the store would see: JSON by key."""
@@ -43,17 +43,21 @@ class MemorySink(Sink):
     ) -> None:
         self.name, self.config, self.pipeline = name, config, pipeline
         self.store = MemoryStore() if store is None else store
-        self._generation = 0
+        self._generations: dict[TopicPartition, int] = {}
 
     def open(self) -> None:
-        """Claim the store."""
-        self.store.generation += 1
-        self._generation = self.store.generation
+        """Nothing is to be made."""
+
+    def claim(self, partitions: Collection[TopicPartition]) -> None:
+        """Raise the generation of each partition."""
+        for place in partitions:
+            self._generations[place] = self.store.generations[place] = self.store.generations.get(place, 0) + 1
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         """Apply `batches`; nothing is ever rejected."""
-        if self._generation != self.store.generation:
-            raise FencedError("another process writes to this store now")
+        places = {TopicPartition(batch.topic, batch.partition) for batch in batches}
+        if any(self._generations.get(place) != self.store.generations.get(place) for place in places):
+            raise FencedError("another process writes to this partition now")
         for batch in batches:
             self._apply(batch)
             if self.owns_offsets:

@@ -18,7 +18,7 @@ LOST: Final = "LOST"
 FENCED: Final = "FENCED"
 
 _GUARD: Final = f"""
--- KEYS[1] generation, KEYS[2] floor of the partition; ARGV[1] the caller's generation
+-- KEYS[1] generation and KEYS[2] floor of the partition; ARGV[1] the caller's generation
 local generation = redis.call('GET', KEYS[1])
 if not generation or tonumber(generation) < tonumber(ARGV[1]) then return redis.error_reply('{LOST} generation') end
 if generation ~= ARGV[1] then return redis.error_reply('{FENCED} generation') end

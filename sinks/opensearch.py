@@ -9,7 +9,7 @@ success to us. What a late write loses against:
   marker also deletes every older document *by its id with the marker's version*, never by query, and a row that turns
   up below the floor is written as such a delete. Whatever an old process still holds has come to the index, or comes
   in the marker's own batch, and so has a version to lose against.
-- the generation, claimed by each `open` and looked at before each write.
+- the generation of its partition, claimed by whoever feeds it from now on, and looked at before each write.
 
 Applications search the index under its name, which is an alias; the index behind it carries a generation, so that
 a rebuilt one can take its place in one step. It never has dynamic fields, and is never made by a mere write.
@@ -18,7 +18,7 @@ a rebuilt one can take its place in one step. It never has dynamic fields, and i
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -40,7 +40,7 @@ from sinks._search_index import OWN_FIELDS, field_names, index_name, mapping
 from sinks._url import server_url
 
 STATE_INDEX: Final = "cdc_sinks"
-"""Holds one document per sink (generation), partition (floor) and topic (its index)."""
+"""Holds two documents per partition of a sink (generation, floor) and one per topic (its index)."""
 PAGE_ROWS: Final = 5_000
 PARTIAL_ROWS: Final = 500
 TOTAL_FIELDS: Final = 10_000
@@ -130,7 +130,7 @@ class OpenSearchSink(Sink):
         url = urlsplit(config.url)
         self._where = f"sink {name}: the server at {url.hostname}:{url.port or ''}".rstrip(":")
         self._owner = f"{pipeline}:{name}"
-        self._generation = 0
+        self._generations: dict[TopicPartition, int] = {}
         self._indices: dict[str, str] = {}
         self._prepared: dict[tuple[str, bytes], _Prepared] = {}
         self._server = HttpServer(config.url, self._where, _authorization(config), config.ca)
@@ -143,7 +143,7 @@ class OpenSearchSink(Sink):
         return [Finding("server", Severity.OK, f"{self._where} answers ({name})")]
 
     def open(self) -> None:
-        """Connect, make the index of our own if it is missing, claim. Raises UnreachableError, PermanentError."""
+        """Connect and make the index of our own if it is missing. Raises UnreachableError, PermanentError."""
         settings = {"number_of_shards": 1, "number_of_replicas": self._config.replicas, "hidden": True}
         mappings = {"dynamic": False, "properties": {}}
         answer = self._server.request(
@@ -154,8 +154,17 @@ class OpenSearchSink(Sink):
                 f"{self._where} does not take the index {STATE_INDEX} ({error_type(answer.body)})",
                 hint="is url the address of OpenSearch itself?",
             )
-        claimed = self._server.request("PUT", f"/{STATE_INDEX}/_doc/{_quoted(self._generation_id)}", b"{}")
-        self._generation = int(claimed.json()["_version"])
+
+    def claim(self, partitions: Collection[TopicPartition]) -> None:
+        """Raise the generation of each partition: the version that its document gets by being written again."""
+        if not partitions:
+            return
+        named = [_encode({"index": {"_id": self._generation_id(partition)}}) + b"\n{}\n" for partition in partitions]
+        answer = self._server.request("POST", f"/{STATE_INDEX}/_bulk", b"".join(named)).json()
+        if answer["errors"]:
+            raise TransientError(f"{self._where} does not take the documents of the sink's own now")
+        versions = [int(item["index"]["_version"]) for item in answer["items"]]
+        self._generations.update(zip(partitions, versions, strict=True))
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         """Apply `batches`, as the contract says. Raises GapError when the server lost what it held."""
@@ -182,10 +191,6 @@ class OpenSearchSink(Sink):
         """Close the connection."""
         self._server.close()
 
-    @property
-    def _generation_id(self) -> str:
-        return f"generation:{self._owner}"
-
     def _look(self, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
         """Look whether the store is still ours and whole; returns the floors, and learns the topics' indices.
 
@@ -193,19 +198,24 @@ class OpenSearchSink(Sink):
         """
         partitions = list({TopicPartition(batch.topic, batch.partition): None for batch in batches})
         topics = list({batch.topic: None for batch in batches if batch.topic not in self._indices})
-        names = [self._generation_id, *map(self._floor_id, partitions), *map(self._topic_id, topics)]
+        names = [*map(self._generation_id, partitions), *map(self._floor_id, partitions), *map(self._topic_id, topics)]
         places = [
             {"_index": self._indices[topic], "_id": "-"} for topic in {batch.topic for batch in batches} - {*topics}
         ]
-        generation, *others = self._fetch(STATE_INDEX, [*({"_id": name} for name in names), *places])
-        if generation.version < self._generation:
-            raise lost(self._where, "the index of the sink's own is gone or older than it was")
-        if generation.version > self._generation:
-            raise FencedError(f"{self._where}: another process of this sink took over")
+        found = self._fetch(STATE_INDEX, [*({"_id": name} for name in names), *places])
+        for partition, generation in zip(partitions, found, strict=False):
+            if generation.version < self._generations[partition]:
+                raise lost(self._where, "the index of the sink's own is gone or older than it was")
+            if generation.version > self._generations[partition]:
+                raise FencedError(f"{self._where}: another process of this sink took a partition over")
+        others = found[len(partitions) :]
         for topic, stored in zip(topics, others[len(partitions) :], strict=False):
             if stored.found:
                 self._indices[topic] = msgspec.json.decode(stored.source)["index"]
-        return {partition: found.version for partition, found in zip(partitions, others, strict=False)}
+        return {partition: floor.version for partition, floor in zip(partitions, others, strict=False)}
+
+    def _generation_id(self, partition: TopicPartition) -> str:
+        return f"generation:{self._owner}:{partition.topic}:{partition.partition}"
 
     def _floor_id(self, partition: TopicPartition) -> str:
         return f"floor:{self._owner}:{partition.topic}:{partition.partition}"

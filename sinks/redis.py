@@ -7,14 +7,14 @@ write loses against:
   `tombstone_ttl`. Eight days by default, a day more than a delete stays on a compacted log: a reader that still finds
   the old row there finds the delete as well.
 - the floor of its partition, set by a truncate or sweep and kept for ever.
-- the generation, claimed by each `open`: an older process is refused. Being gone, it also tells that the server lost
-  what it held, which is a gap and not an empty cache.
+- the generation of its partition, claimed by whoever feeds it from now on: an older process is refused. Being gone,
+  it also tells that the server lost what it held, which is a gap and not an empty cache.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ from cdc.errors import (
     UnreachableError,
 )
 from cdc.findings import Finding, Severity
+from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row, Sink
 from schemas.table import TableSchema
 from sinks import _redis_scripts as scripts
@@ -126,7 +127,7 @@ class RedisSink(Sink):
         self._where = f"sink {name}: the server at {url.hostname}:{port}"
         self._owner = f"{pipeline}:{name}"
         self._own = f"{config.prefix}{self._owner}:".encode()
-        self._generation = 0
+        self._generations: dict[TopicPartition, int] = {}
         self._largest = 512 << 20
         self._template = KeyTemplate(config.key)
         self._namings: dict[tuple[str, bytes], Naming] = {}
@@ -176,14 +177,21 @@ class RedisSink(Sink):
         return findings
 
     def open(self) -> None:
-        """Connect, look whether the server fits, and claim it. Raises UnreachableError, PermanentError."""
+        """Connect and look whether the server fits. Raises UnreachableError, PermanentError."""
         for finding in self.check():
             if finding.severity is Severity.ERROR:
                 raise PermanentError(finding.message, hint=finding.fix)
-        with self._border(UnreachableError):
-            with suppress(redis.ResponseError):  # not everyone may ask; the server's own default is assumed then
-                self._largest = int(self._client.config_get(SIZE_LIMIT)[SIZE_LIMIT] or 0)
-            self._generation = int(self._client.eval(scripts.CLAIM, 1, self._own + b"generation"))
+        # Not everyone may ask; the server's own default is assumed then.
+        with self._border(UnreachableError), suppress(redis.ResponseError):
+            self._largest = int(self._client.config_get(SIZE_LIMIT)[SIZE_LIMIT] or 0)
+
+    def claim(self, partitions: Collection[TopicPartition]) -> None:
+        """Raise the generation of each partition."""
+        with self._border(TransientError):
+            calls = self._client.pipeline(transaction=False)
+            for partition in partitions:
+                calls.eval(scripts.CLAIM, 1, self._generation_key(partition))
+            self._generations.update(zip(partitions, map(int, self._run(calls)), strict=True))
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         """Apply `batches`, as the contract says. Raises GapError when the server lost what it held."""
@@ -211,7 +219,7 @@ class RedisSink(Sink):
         """Raise the partition's floor, then delete what lies below: what comes late loses in either case."""
         floor = _digits(batch.floor)
         calls = self._client.pipeline(transaction=False)
-        self._raise_floor(self._guard_keys(batch), [self._generation, floor], client=calls)
+        self._raise_floor(self._guard_keys(batch), [self._generation(batch), floor], client=calls)
         self._run(calls)
         pattern = _GLOB.sub(rb"\\\g<0>", self._version_key(batch, b"")) + b"*"
         cursor: Any = None
@@ -223,7 +231,7 @@ class RedisSink(Sink):
 
     def _queue_deletes(self, calls: Pipeline, batch: Batch, keys: list[bytes], versions: list[bytes]) -> None:
         guard = self._guard_keys(batch)
-        head = [self._generation, _milliseconds(self._config.tombstone_ttl)]
+        head = [self._generation(batch), _milliseconds(self._config.tombstone_ttl)]
         for start in range(0, len(keys), ROWS_PER_CALL):
             part = slice(start, start + ROWS_PER_CALL)
             self._delete([*guard, *keys[part]], [*head, *versions[part]], client=calls)
@@ -265,7 +273,7 @@ class RedisSink(Sink):
 
     def _queue(self, calls: Pipeline, batch: Batch, call: _Call) -> None:
         if call.keys:
-            head = [self._generation, _milliseconds(self._config.ttl or 0)]
+            head = [self._generation(batch), _milliseconds(self._config.ttl or 0)]
             self._upsert([*self._guard_keys(batch), *call.keys], [*head, *call.values], client=calls)
 
     def _complete(self, partial: Sequence[_Partial]) -> list[_Partial]:
@@ -315,8 +323,15 @@ class RedisSink(Sink):
     def _version_key(self, batch: Batch, key: bytes) -> bytes:
         return b"%bv:%b:%d:%b" % (self._own, batch.topic.encode(), batch.partition, key)
 
+    def _generation(self, batch: Batch) -> int:
+        return self._generations[TopicPartition(batch.topic, batch.partition)]
+
+    def _generation_key(self, partition: TopicPartition) -> bytes:
+        return b"%bg:%b:%d" % (self._own, partition.topic.encode(), partition.partition)
+
     def _guard_keys(self, batch: Batch) -> tuple[bytes, bytes]:
-        return self._own + b"generation", b"%bf:%b:%d" % (self._own, batch.topic.encode(), batch.partition)
+        partition = TopicPartition(batch.topic, batch.partition)
+        return self._generation_key(partition), b"%bf:%b:%d" % (self._own, batch.topic.encode(), batch.partition)
 
     def _run(self, calls: Pipeline) -> list[Any]:
         """Send what is queued; all of it is tried before the first error is raised."""
@@ -337,7 +352,7 @@ class RedisSink(Sink):
     def _wrapped(self, error: redis.RedisError, unreachable: type[TransientError]) -> CdcError:
         code = str(getattr(error, "status_code", "") or str(error).partition(" ")[0])
         if code == scripts.FENCED:
-            return FencedError(f"{self._where}: another process of this sink took over")
+            return FencedError(f"{self._where}: another process of this sink took a partition over")
         if code == scripts.LOST:
             return GapError(
                 f"{self._where} no longer holds what was written (FLUSHALL, a restart without persistence, a failover)",

@@ -38,13 +38,13 @@ def run(session: Session, only: Sequence[str], until_caught_up: bool) -> None:
 
 def _chosen(pipeline: Pipeline, only: Sequence[str]) -> list[str]:
     for role in only:
-        if role not in pipeline.roles:
-            near = nearest(role, pipeline.roles)
+        if role not in pipeline.parts:
+            near = nearest(role, pipeline.parts)
             raise ConfigurationError(
                 f"there is no {role} in {pipeline.file}" + (f", did you mean {near}?" if near else ""),
-                hint="write --only source/NAME or --only sink/NAME; here: " + ", ".join(pipeline.roles),
+                hint="write --only source/NAME or --only sink/NAME; here: " + ", ".join(pipeline.parts),
             )
-    return [role for role in pipeline.roles if role in only or not only]
+    return [role for part in pipeline.parts if part in only or not only for role in pipeline.workers(part)]
 
 
 def _here(session: Session, pipeline: Pipeline, role: str, until_caught_up: bool) -> int:

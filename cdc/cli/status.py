@@ -42,7 +42,7 @@ def status(session: Session, fail_on: str | None = None) -> None:
             name: _source(pipeline, name, positions.get(name), workers.get(f"source/{name}"))
             for name in pipeline.sources
         }
-        sinks = {name: _sink(pipeline, log, name, workers.get(f"sink/{name}")) for name in pipeline.sinks}
+        sinks = {name: _sink(pipeline, log, name, workers) for name in pipeline.sinks}
         requests = log.states(REQUEST)
     for name, request in requests.items():
         if name in sources:
@@ -90,8 +90,17 @@ def _source(pipeline: Pipeline, name: str, position: bytes | None, report: Mappi
     return found
 
 
-def _sink(pipeline: Pipeline, log: Log, name: str, report: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {**_worker(report), **lag(log, name, pipeline.sinks[name])._asdict()}
+def _sink(pipeline: Pipeline, log: Log, name: str, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A sink is as well as its worst worker."""
+    workers = [_worker(reports.get(role)) for role in pipeline.workers(f"sink/{name}")]
+    worst = min(workers, key=lambda worker: (worker["running"], not worker["error"]))
+    alive = sum(worker["running"] for worker in workers)
+    return {
+        **worst,
+        "workers": len(workers),
+        "workers_running": alive,
+        **lag(log, name, pipeline.sinks[name])._asdict(),
+    }
 
 
 def _source_table(sources: Mapping[str, Mapping[str, Any]]) -> Table:

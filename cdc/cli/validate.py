@@ -51,7 +51,7 @@ def _connected(session: Session, pipeline: Pipeline) -> dict[str, list[Finding] 
     """What each part says when it is looked at; one that fails does not keep the others from being looked at."""
     found: dict[str, list[Finding] | CdcError] = {}
     stored: Stored | None = None
-    for role in ("log", *pipeline.roles):
+    for role in ("log", *pipeline.parts):
         kind, _, name = role.partition("/")
         try:
             if kind == "log":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 
+from cdc import registry
 from cdc.config.document import Node
 from cdc.config.fields import SinkConfig
 from cdc.config.patterns import excluded, included, is_literal, meet, selects
@@ -21,6 +22,7 @@ def across(
         *_shared_topics(pipeline, log, sources, tree),
         *_unmatched(sources, sinks, tree),
         *_disagreements(log, sources, tree),
+        *_crowded(sinks, tree),
     ]
 
 
@@ -76,6 +78,20 @@ def _disagreements(log: LogConfig, sources: Mapping[str, SourceConfig], tree: No
         for key, message in source.disagreements(log):
             node = _node(tree, "sources", name, key) or _node(tree, "sources", name)
             yield Problem("disagreement", ("sources", name, key), message, (node or tree).place)
+
+
+def _crowded(sinks: Mapping[str, SinkConfig], tree: Node) -> Iterator[Problem]:
+    """A store that one process holds cannot be fed by several."""
+    for name, sink in sinks.items():
+        if sink.workers > 1 and registry.load("sinks", sink.type).single_worker:
+            node = _node(tree, "sinks", name, "workers") or _node(tree, "defaults", "sink", "workers")
+            yield Problem(
+                "single_worker",
+                ("sinks", name, "workers"),
+                f"only one process can hold a store of type {sink.type}",
+                node.place if node else Place(1, 1),
+                help="leave `workers` out here, or use a store that is a server",
+            )
 
 
 def _possible(source: SourceConfig) -> list[str]:

@@ -137,4 +137,7 @@ class SinkConfig(Model):
     type: str
     tables: list[str] = Field(default=["*"])
     """Patterns of ``schema.table`` that this sink receives; ``!pattern`` leaves out."""
+    workers: int = Field(default=1, gt=0, le=64)
+    """Processes that feed this sink on this machine; they share the partitions of the log. Machines that run the same
+    sink share them too."""
     batch: BatchConfig = BatchConfig()

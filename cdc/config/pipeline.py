@@ -14,6 +14,11 @@ from cdc.log import Log, LogConfig
 from cdc.sink import Sink
 
 
+def part_of(role: str) -> str:
+    """What a worker is for: ``sink/NAME:2``, a second worker of a sink, is one for ``sink/NAME``."""
+    return role.partition(":")[0]
+
+
 @dataclass(frozen=True, repr=False)
 class Pipeline:
     """What :func:`cdc.config.load.load` returns. Nothing is connected to until a part is used."""
@@ -28,9 +33,20 @@ class Pipeline:
     """The file's values with their places: what is included, the profile and ``defaults`` in it."""
 
     @property
-    def roles(self) -> list[str]:
-        """All workers: ``source/NAME`` and ``sink/NAME``, in the order of the file."""
+    def parts(self) -> list[str]:
+        """All sources and sinks, ``source/NAME`` and ``sink/NAME``, in the order of the file."""
         return [f"source/{name}" for name in self.sources] + [f"sink/{name}" for name in self.sinks]
+
+    @property
+    def roles(self) -> list[str]:
+        """All workers: one for each part under its name, and ``sink/NAME:2`` … for a sink that has several."""
+        return [role for part in self.parts for role in self.workers(part)]
+
+    def workers(self, part: str) -> list[str]:
+        """The roles of the workers of `part`."""
+        kind, _, name = part.partition("/")
+        count = self.sinks[name].workers if kind == "sink" else 1
+        return [part, *(f"{part}:{number}" for number in range(2, count + 1))]
 
     def open_log(self) -> Log:
         """The log; connects on first use."""

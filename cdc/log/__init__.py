@@ -304,8 +304,14 @@ class Log(ABC):
         on_assigned: Assigned,
         on_revoked: Revoked,
         max_bytes: int = 8 << 20,
+        *,
+        alone: bool = False,
     ) -> LogReader:
-        """A reader of the topics whose name passes `topics`. Without a group it has all partitions for itself."""
+        """A reader of the topics whose name passes `topics`.
+
+        Without a group it has all partitions for itself, in a group a share of them. `alone`: the group has room for
+        one member; TransientError while another lives, where the log can tell.
+        """
 
     @abstractmethod
     def committed(self, group: str) -> Mapping[TopicPartition, Committed]:
@@ -332,8 +338,13 @@ class Log(ABC):
         """Draw the pipeline's next epoch: greater than any drawn before, and ≥ `at_least`. Durable on return."""
 
     @abstractmethod
+    def put_states(self, kind: str, states: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Store small JSON documents under (`kind`, name): the last one of a name wins, None removes it. Durable on
+        return."""
+
     def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
-        """Store a small JSON document under (`kind`, `name`): the last one wins, None removes it. Durable on return."""
+        """Store one of them."""
+        self.put_states(kind, {name: state})
 
     @abstractmethod
     def states(self, kind: str) -> Mapping[str, Mapping[str, Any]]:

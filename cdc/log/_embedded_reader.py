@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from cdc.errors import GapError, TransientError
+from cdc.errors import GapError
 from cdc.log import Assigned, Committed, Fetched, LogReader, Record, Revoked, Topic, TopicPartition
+from cdc.log._embedded_group import Membership
 from cdc.log._sqlite import OFFSET_BITS, connect, explaining, opened, transaction
 
 LOOK_EVERY_SECONDS: Final = 1.0
@@ -71,7 +70,7 @@ class _File:
 
 
 class EmbeddedReader(LogReader):
-    """Reads all partitions of the matching topics. A group has one member at a time, ensured by a lock on a file."""
+    """Reads the partitions of the matching topics: all of them, or this process's share of a group's."""
 
     def __init__(
         self,
@@ -81,6 +80,7 @@ class EmbeddedReader(LogReader):
         on_assigned: Assigned,
         on_revoked: Revoked,
         max_bytes: int,
+        alone: bool,
     ) -> None:
         self._folder = folder
         self._groups = folder / "groups.db"
@@ -93,7 +93,7 @@ class EmbeddedReader(LogReader):
         self._files: dict[str, _File] = {}
         self._looked = float("-inf")
         self._first = 0
-        self._lock = None if group is None else self._join(group)
+        self._membership = None if group is None else Membership(folder, group, alone=alone)
 
     def poll(self, timeout: float) -> list[Fetched]:
         deadline = time.monotonic() + timeout
@@ -135,44 +135,29 @@ class EmbeddedReader(LogReader):
         place.next_offset = offset
 
     def close(self) -> None:
-        assigned, self._places = list(self._places), self._places
-        if assigned and self._lock is not None:
-            self._on_revoked(assigned)
-        self._places = {}
-        for file in self._files.values():
-            file.connection.close()
-        self._files = {}
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _join(self, group: str) -> int:
-        path = self._folder / f"group-{group}.lock"
-        with explaining(path):
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, str(os.getpid()).encode(), 0)
-            except BlockingIOError:
-                holder = os.pread(lock, 20, 0).decode() or "?"
-                os.close(lock)
-                raise TransientError(
-                    f"process {holder} reads the embedded log as group {group!r} already; it has one member at a time",
-                    hint="stop that process, or use the Kafka log to spread a sink over several",
-                ) from None
-            except OSError:
-                os.close(lock)
-                raise
-        return lock
+        membership, self._membership = self._membership, None
+        try:
+            if membership is not None and self._places:
+                self._on_revoked(list(self._places))
+        finally:
+            self._places = {}
+            for file in self._files.values():
+                file.connection.close()
+            self._files = {}
+            if membership is not None:
+                membership.leave()
 
     def _look(self) -> None:
-        """Find new topics and assign their partitions; notice topics that are gone or were made anew."""
+        """Find new topics, and take or let go partitions; notice topics that are gone or were made anew."""
         wanted = self._wanted()
         for tp, place in self._places.items():
             still = wanted.get(tp.topic)
             if still is None or still[0].id != place.topic_id:
                 raise _gap(tp, "was deleted" if still is None else "was deleted and made anew")
+        every = [
+            TopicPartition(name, index) for name, (topic, _) in wanted.items() for index in range(topic.partitions)
+        ]
+        taken = self._shared(every)
         new: dict[TopicPartition, _Place] = {}
         moved = False
         for name, (topic, source) in wanted.items():
@@ -182,7 +167,11 @@ class EmbeddedReader(LogReader):
                     self._files[file] = _File(self._folder / file)
             for index in range(topic.partitions):
                 tp = TopicPartition(name, index)
-                place = self._places.get(tp) or new.setdefault(tp, _Place(0, topic.id))
+                if tp in taken:
+                    new[tp] = _Place(0, topic.id)
+                elif tp not in self._places:
+                    continue
+                place = new.get(tp) or self._places[tp]
                 moved |= place.file != file
                 place.file = file
         if moved or new:
@@ -191,6 +180,19 @@ class EmbeddedReader(LogReader):
                     known.forget()
         if new:
             self._start(new)
+
+    def _shared(self, partitions: list[TopicPartition]) -> set[TopicPartition]:
+        """Let go what is no longer this reader's share of `partitions`; returns what it has taken now."""
+        if self._membership is None:
+            return set(partitions) - self._places.keys()
+        share = self._membership.share(partitions)
+        if gone := [tp for tp in self._places if tp not in share]:
+            self._on_revoked(gone)
+            for tp in gone:
+                del self._places[tp]
+            self._membership.release(gone)
+        wanted = share - self._places.keys()
+        return self._membership.take(wanted) if wanted else set()
 
     def _start(self, new: Mapping[TopicPartition, _Place]) -> None:
         stored: Mapping[TopicPartition, Committed] = {}

@@ -149,7 +149,8 @@ def producer_settings(config: KafkaConfig) -> dict[str, Any]:
 def consumer_settings(config: KafkaConfig) -> dict[str, Any]:
     """Settings of a Consumer: committed records only, no offset of its own invention, bounded queue.
 
-    ``fetch.queue.backoff.ms``: with the default a full queue stops fetching for a second.
+    ``fetch.queue.backoff.ms``: with the default a full queue stops fetching for a second. ``session.timeout.ms``: so
+    long the partitions of a worker that was killed wait for another.
     """
     return {
         **_common(config),
@@ -160,6 +161,7 @@ def consumer_settings(config: KafkaConfig) -> dict[str, Any]:
         "enable.partition.eof": True,
         "queued.max.messages.kbytes": CONSUMER_QUEUE_KIB,
         "fetch.queue.backoff.ms": 2,
+        "session.timeout.ms": 10_000,
         "fetch.max.bytes": CONSUMER_QUEUE_KIB << 10,
         "receive.message.max.bytes": 100_000_000,
         "topic.metadata.refresh.interval.ms": 10_000,

@@ -46,6 +46,10 @@ CREATE TABLE topics (name TEXT PRIMARY KEY, id TEXT NOT NULL, partitions INTEGER
 CREATE TABLE offsets (
   consumer_group TEXT, topic TEXT, partition INTEGER, offset INTEGER NOT NULL, topic_id TEXT NOT NULL,
   PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID;
+CREATE TABLE members (consumer_group TEXT, member INTEGER, process INTEGER, PRIMARY KEY (consumer_group, member));
+CREATE TABLE owners (
+  consumer_group TEXT, topic TEXT, partition INTEGER, member INTEGER NOT NULL,
+  PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID;
 CREATE TABLE states (kind TEXT, name TEXT, state TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE epoch (epoch INTEGER NOT NULL);
 INSERT INTO epoch VALUES (0);

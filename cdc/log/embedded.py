@@ -92,13 +92,15 @@ class EmbeddedLog(Log):
         on_assigned: Assigned,
         on_revoked: Revoked,
         max_bytes: int = 8 << 20,
+        *,
+        alone: bool = False,
     ) -> LogReader:
         self._make()
 
         def wanted() -> Mapping[str, tuple[Topic, str | None]]:
             return {name: entry for name, entry in self._catalogue().items() if topics(name)}
 
-        return EmbeddedReader(self._folder, group, wanted, on_assigned, on_revoked, max_bytes)
+        return EmbeddedReader(self._folder, group, wanted, on_assigned, on_revoked, max_bytes, alone)
 
     def committed(self, group: str) -> Mapping[TopicPartition, Committed]:
         return committed(self._groups, group) if self._groups.exists() else {}
@@ -134,13 +136,13 @@ class EmbeddedLog(Log):
             (epoch,) = row.fetchall()[0]
         return int(epoch)
 
-    def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
+    def put_states(self, kind: str, states: Mapping[str, Mapping[str, Any] | None]) -> None:
         self._make()
-        with opened(self._groups) as connection:
-            if state is None:
+        with opened(self._groups) as connection, transaction(connection):
+            for name, state in states.items():
                 connection.execute("DELETE FROM states WHERE kind = ? AND name = ?", (kind, name))
-            else:
-                connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (kind, name, json.dumps(state)))
+                if state is not None:
+                    connection.execute("INSERT INTO states VALUES (?, ?, ?)", (kind, name, json.dumps(state)))
 
     def states(self, kind: str) -> Mapping[str, Mapping[str, Any]]:
         if not self._groups.exists():

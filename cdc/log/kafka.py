@@ -150,6 +150,8 @@ class KafkaLog(Log):
         on_assigned: Assigned,
         on_revoked: Revoked,
         max_bytes: int = 8 << 20,
+        *,
+        alone: bool = False,  # noqa: ARG002 - a broker lets anybody join; the store refuses
     ) -> LogReader:
         return KafkaReader(self, self._config, group, topics, on_assigned, on_revoked, max_bytes)
 
@@ -203,9 +205,7 @@ class KafkaLog(Log):
             raise error from raised
         return epoch
 
-    def put_state(self, kind: str, name: str, state: Mapping[str, Any] | None) -> None:
-        key = json.dumps([kind, name]).encode()
-        value = None if state is None else json.dumps(state).encode()
+    def put_states(self, kind: str, states: Mapping[str, Mapping[str, Any] | None]) -> None:
         failures: list[KafkaError] = []
 
         def delivered(error: KafkaError | None, _: object) -> None:
@@ -222,7 +222,9 @@ class KafkaLog(Log):
         if made:
             self.create_topics(())
         try:
-            producer.produce(self._states, value, key, on_delivery=delivered)
+            for name, state in states.items():
+                value = None if state is None else json.dumps(state).encode()
+                producer.produce(self._states, value, json.dumps([kind, name]).encode(), on_delivery=delivered)
             left = producer.flush(CALL_SECONDS)
         except (KafkaException, BufferError) as raised:
             raise TransientError("Kafka: storing a state failed", hint="it is tried again") from raised

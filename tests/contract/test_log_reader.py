@@ -6,6 +6,7 @@ import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -244,19 +245,12 @@ def test_a_reader_beside_a_busy_writer_sees_each_record_once_in_order(log: Log, 
     reader.close()
 
 
-def test_two_readers_of_one_group(log: Log, place: Place) -> None:
-    """Kafka shares the partitions, the embedded log has one member at a time and says so."""
+def test_two_readers_of_one_group_share_the_partitions(log: Log, place: Place) -> None:
     writer = _writer(log)
     append_and_commit(writer, [place.record(n) for n in range(30)], b"p")
-    first = log.reader("search", lambda _: True, beginning, _ignore)
+    revoked: list[TopicPartition] = []
+    first = log.reader("search", lambda _: True, beginning, revoked.extend)
     read_until(first, lambda _: len(first.position()) == 3)
-    if place.settings["type"] == "embedded":
-        with pytest.raises(TransientError, match="one member"):
-            log.reader("search", lambda _: True, beginning, _ignore)
-        first.close()
-        second = log.reader("search", lambda _: True, beginning, _ignore)
-        second.close()
-        return
     stop = threading.Event()
 
     def keep_polling() -> None:
@@ -271,5 +265,45 @@ def test_two_readers_of_one_group(log: Log, place: Place) -> None:
     finally:
         stop.set()
         thread.join()
-        second.close()
-        first.close()
+    assert not second.position().keys() & first.position().keys()
+    assert set(revoked) == set(second.position())
+    # Who leaves gives back what it had; whose turn it is then has it at the latest with its next look.
+    first.close()
+    read_until(second, lambda _: len(second.position()) == 3)
+    second.close()
+
+
+def _read_and_hang(place: Place, reading: Event) -> None:
+    reader = place.open().reader("search", lambda _: True, beginning, _ignore)
+    while True:
+        reader.poll(0.05)
+        if reader.position():
+            reading.set()
+
+
+def test_what_a_killed_reader_had_goes_to_the_others(log: Log, place: Place) -> None:
+    append_and_commit(_writer(log), [place.record(n) for n in range(30)], b"p")
+    context = multiprocessing.get_context("spawn")
+    reading = context.Event()
+    other = context.Process(target=_read_and_hang, args=(place, reading))
+    other.start()
+    try:
+        wait_until(reading.is_set, what="the other process's first record")
+    finally:
+        other.kill()
+        other.join()
+    reader = log.reader("search", lambda _: True, beginning, _ignore)
+    found = read_until(reader, lambda found: sum(map(len, found.values())) == 30, seconds=60)
+    assert len(found) == 3
+    reader.close()
+
+
+def test_a_group_with_room_for_one(log: Log, place: Place) -> None:
+    if place.settings["type"] == "kafka":
+        pytest.skip("a broker lets anybody join: there the store refuses")
+    append_and_commit(_writer(log), [place.record(0)], b"p")
+    first = log.reader("search", lambda _: True, beginning, _ignore, alone=True)
+    with pytest.raises(TransientError, match="room for one"):
+        log.reader("search", lambda _: True, beginning, _ignore, alone=True)
+    first.close()
+    log.reader("search", lambda _: True, beginning, _ignore, alone=True).close()

@@ -17,7 +17,7 @@ from cdc.sink import Batch, Row, Sink, StoredOffset
 from schemas.types import Kind, LogicalType
 from tests.contract import sinks
 from tests.contract.sinks import Store
-from tests.contract.sinks._tables import INT, TEXT, Table, table, write
+from tests.contract.sinks._tables import INT, TEXT, Table, claim, table, write
 from tests.contract.sinks._values import VALUES
 from tests.servers import wait_until
 
@@ -541,6 +541,29 @@ def test_zombie_is_fenced(store: Store, sink: Sink) -> None:
     write(successor, ITEMS.batch(last))
     assert last.key in held(store)
     successor.close()
+
+
+def test_two_workers_share_the_partitions(store: Store, sink: Sink) -> None:
+    """Each feeds its own; one that was taken over is refused, and the rest of the batch with it may come again."""
+    if sink.single_worker:
+        pytest.skip("one process holds this store")
+    first, second = ITEMS.row(1, id=1, name="shoe"), ITEMS.row(2, id=2, name="boot")
+    write(sink, ITEMS.batch(first, partition=0), ITEMS.batch(second, partition=1))
+    other = store.sink()
+    other.open()
+    third = ITEMS.row(3, id=3, name="hat")
+    write(other, ITEMS.batch(third, partition=1))
+    fourth = ITEMS.row(4, id=4, name="coat")
+    assert write(sink, ITEMS.batch(fourth, partition=0)) == []
+    with pytest.raises(FencedError):
+        write(sink, ITEMS.batch(ITEMS.row(5, id=5, name="late"), partition=1))
+    claim(sink, ITEMS.batch(partition=1))  # given back
+    fifth = ITEMS.row(6, id=6, name="belt")
+    write(sink, ITEMS.batch(fifth, partition=1))
+    with pytest.raises(FencedError):
+        write(other, ITEMS.batch(ITEMS.row(7, id=7, name="late"), partition=1))
+    assert held(store) == {row.key: ITEMS.values(row) for row in (first, second, third, fourth, fifth)}
+    other.close()
 
 
 def _until_written(sink: Sink, *batches: Any) -> None:

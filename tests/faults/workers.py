@@ -60,8 +60,21 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
+    def stop(self) -> None:
+        """SIGTERM: it drains and ends with exit code 0, unless it was so young that it had not begun."""
+        assert self._process is not None
+        self._process.terminate()
+        wait_until(lambda: not self.running(), seconds=60, what=f"the end of {self.role}")
+        assert self._process.returncode in (0, -signal.SIGTERM), self.output()[-3000:]
+
+    def freeze(self) -> None:
+        """Stop it in the middle of whatever it does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        wait_until(self.frozen, what=f"{self.role} standing still")
+
     def frozen(self) -> bool:
-        """Whether it is stopped, at a fault point armed with ``stop``."""
+        """Whether it is stopped, here or at a fault point armed with ``stop``."""
         assert self._process is not None
         return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
 

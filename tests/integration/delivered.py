@@ -10,7 +10,7 @@ from types import TracebackType
 
 from cdc.config.fields import SinkConfig
 from cdc.delivery import deliver
-from cdc.log import Log, LogWriter, Produced, TopicsConfig
+from cdc.log import Log, LogWriter, Produced, TopicPartition, TopicsConfig
 from cdc.log.embedded import EmbeddedConfig, EmbeddedLog
 from cdc.record import LAYOUT, TOMBSTONE, TRUNCATE_KEY, marker_header, pack_header
 from cdc.sink import Sink
@@ -42,6 +42,12 @@ def row(number: int, note: str) -> bytes:
 def embedded(path: Path, partitions: int = 2) -> EmbeddedLog:
     """The log in the folder `path`."""
     return EmbeddedLog(EmbeddedConfig(path=path, topics=TopicsConfig(partitions=partitions)), "test")
+
+
+def started(log: Log) -> set[TopicPartition]:
+    """The partitions on the list of those that the sink ``store`` has started."""
+    places = (name.split("/") for name in log.states("started"))
+    return {TopicPartition(topic, int(number)) for sink, topic, number in places if sink == "store"}
 
 
 class Source:

@@ -31,6 +31,7 @@ from tests.integration.delivered import (
     embedded,
     key,
     row,
+    started,
     table,
 )
 from tests.servers import wait_until
@@ -217,7 +218,7 @@ def test_a_topic_that_appears_later_is_read(log: EmbeddedLog, source: Source, ki
         source.commit()
         wait_until(lambda: sink.store.current(ITEMS.topic) == source.rows[ITEMS.topic])
     assert sink.store.current("test.public.hidden") == {}
-    assert set(log.states("started")["store"]) == {ORDERS.topic, ITEMS.topic}
+    assert started(log) == {TopicPartition(topic, number) for topic in (ORDERS.topic, ITEMS.topic) for number in (0, 1)}
 
 
 @pytest.mark.parametrize("patterns", [["*"], ["public.*"]])
@@ -383,9 +384,9 @@ def test_a_zombie_is_told_so_and_changes_nothing(log: EmbeddedLog, source: Sourc
     worker = Delivering(log, zombie)
     worker.start()
     assert writing.wait(30)
-    # Another process claims the store while the first one sleeps within its write.
+    # Another process claims the partitions while the first one sleeps within its write.
     successor = MemorySink("store", CONFIG, store=zombie.store)
-    successor.open()
+    successor.claim([TopicPartition(ORDERS.topic, number) for number in (0, 1)])
     go_on.set()
     with pytest.raises(FencedError):
         worker.end()
@@ -476,14 +477,14 @@ def test_a_topic_that_was_made_anew_is_a_gap(tmp_path: Path, kind: type[MemorySi
         source.put(1, "old")
         source.commit()
         deliver_all(log, sink)
-    offsets, started = log.committed("store"), log.states("started")["store"]
+    offsets, states = log.committed("store"), log.states("started")
     log.delete()
     with Source(log) as source:
         for number in range(10):
             source.put(number, "new")
         source.commit()
         # Only the topic was deleted; what the group and we know of it is still there.
-        log.put_state("started", "store", started)
+        log.put_states("started", states)
         with pytest.raises(GapError, match="made anew") as caught:
             deliver_all(log, kind("store", CONFIG, store=sink.store))
     assert "test.public.orders" in str(caught.value)
@@ -495,8 +496,8 @@ def test_a_topic_that_was_made_anew_is_a_gap(tmp_path: Path, kind: type[MemorySi
 def test_a_lost_offset_is_a_gap(log: EmbeddedLog, source: Source, kind: type[MemorySink]) -> None:
     source.put(1, "old")
     source.commit()
-    topic = log.topics()[ORDERS.topic]
-    log.put_state("started", "store", {topic.name: {"id": topic.id, "partitions": {"0": 1.0, "1": 1.0}}})
+    state = {"id": log.topics()[ORDERS.topic].id, "complete": 1.0}
+    log.put_states("started", {f"store/{ORDERS.topic}/{number}": state for number in (0, 1)})
     sink = kind("store", CONFIG)
     with pytest.raises(GapError, match="offset is no longer"):
         deliver_all(log, sink)
@@ -508,7 +509,7 @@ def test_an_offset_of_another_topic_of_that_name_is_a_gap(log: EmbeddedLog, sour
     source.commit()
     sink = MemorySinkWithOffsets("store", CONFIG)
     deliver_all(log, sink)
-    log.put_state("started", "store", None)
+    log.put_states("started", dict.fromkeys(log.states("started")))
     sink.store.offsets = {place: StoredOffset(at.offset, "another") for place, at in sink.store.offsets.items()}
     with pytest.raises(GapError, match="made anew"):
         deliver_all(log, MemorySinkWithOffsets("store", CONFIG, store=sink.store))
@@ -532,12 +533,12 @@ def test_a_new_partition_of_a_known_topic_is_no_gap(log: EmbeddedLog, source: So
     source.commit()
     sink = kind("store", CONFIG)
     deliver_all(log, sink)
-    log.put_state("started", "store", None)
+    log.put_states("started", dict.fromkeys(log.states("started")))
     source.put(2, "new")
     source.commit()
     deliver_all(log, kind("store", CONFIG, store=sink.store))
     assert holds(sink.store, source)()
-    assert set(log.states("started")["store"]) == {ORDERS.topic}
+    assert started(log) == {TopicPartition(ORDERS.topic, 0), TopicPartition(ORDERS.topic, 1)}
 
 
 def test_a_sink_with_its_own_offsets_does_not_need_the_logs(
@@ -560,7 +561,7 @@ def test_a_sink_with_its_own_offsets_does_not_need_the_logs(
     owner = MemorySinkWithOffsets("store", CONFIG)
     deliver_all(log, owner)
     assert holds(owner.store, source)()
-    log.put_state("started", "store", None)
+    log.put_states("started", dict.fromkeys(log.states("started")))
     with pytest.raises(TransientError, match="coordinator"):
         deliver_all(log, MemorySink("store", CONFIG))
 

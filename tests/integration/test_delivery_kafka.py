@@ -10,12 +10,13 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from cdc.errors import GapError, TransientError
+from cdc.log import TopicPartition
 from cdc.log._kafka_client import KafkaConfig
 from cdc.log.kafka import KafkaLog
 from cdc.sink import Batch, Rejected
 from cdc.testing import MemorySink, MemorySinkWithOffsets, MemoryStore
 from schemas.table import TableSchema
-from tests.integration.delivered import CONFIG, Source, deliver_all, delivering, row, table
+from tests.integration.delivered import CONFIG, Source, deliver_all, delivering, row, started, table
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -96,7 +97,7 @@ def test_a_topic_that_was_made_anew_is_a_gap(pipeline: Pipeline, source: Source)
 
 
 class Member(MemorySink):
-    """One of several workers of a sink: it claims nothing, and writes when `away` is not set."""
+    """One of several workers of a sink, which writes when `away` is not set."""
 
     def __init__(self, store: MemoryStore, lock: threading.Lock) -> None:
         super().__init__("store", CONFIG, store=store)
@@ -104,9 +105,6 @@ class Member(MemorySink):
         self.tried = 0
         self.batches: list[Batch] = []
         self._lock = lock
-
-    def open(self) -> None:
-        self._generation = self.store.generation
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         self.tried += 1
@@ -142,5 +140,4 @@ def test_partitions_move_to_another_worker_while_the_store_is_away(pipeline: Pip
             source.commit()
             wait_until(holds(store, source, pipeline.orders))
     assert row(7, "changed") in store.current(pipeline.orders.topic).values()
-    started = pipeline.log.states("started")["store"][pipeline.orders.topic]["partitions"]
-    assert set(started) <= {"0", "1", "2", "3"}
+    assert started(pipeline.log) == {TopicPartition(pipeline.orders.topic, number) for number in range(4)}

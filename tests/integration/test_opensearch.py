@@ -16,6 +16,7 @@ from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
 from sinks import _bulk
 from sinks.opensearch import OpenSearchConfig, OpenSearchSink
+from tests.contract.sinks._tables import write as claim_and_write
 from tests.servers.opensearch import OpenSearchServer, opensearch_classes
 
 pytestmark = pytest.mark.xdist_group("opensearch")
@@ -38,7 +39,7 @@ def row(number: int, version: int, name: str | None = "a", *, schema: TableSchem
 def write(
     sink: OpenSearchSink, *rows: Row, floor: int = 0, superseded: list[bytes] | None = None, topic: str = INDEX
 ) -> list[Rejected]:
-    return list(sink.write([Batch(topic, 0, floor, rows, superseded or [], 0)], {topic: "id"}))
+    return claim_and_write(sink, Batch(topic, 0, floor, rows, superseded or [], 0))
 
 
 class Search:
@@ -112,7 +113,7 @@ def test_truncate_of_more_rows_than_a_page(search: Search, monkeypatch: pytest.M
     monkeypatch.setattr("sinks.opensearch.PAGE_ROWS", 7)
     sink = search.sink()
     write(sink, *(row(number, number) for number in range(1, 31)))
-    sink.write([Batch(INDEX, 1, 0, [row(100, 1), row(101, 50)], [], 0)], {})
+    claim_and_write(sink, Batch(INDEX, 1, 0, [row(100, 1), row(101, 50)], [], 0))
     write(sink, row(31, 26), floor=25)
     assert search.found() == {*map(str, range(25, 32)), "100", "101"}
 
@@ -181,14 +182,14 @@ def test_index_that_takes_no_writes_now_is_transient_and_the_others_go_on(search
     sink = search.sink()
     orders = table("orders")
     batches = [Batch(INDEX, 0, 0, [row(1, 1)], [], 0), Batch(orders.topic, 0, 0, [row(1, 1, schema=orders)], [], 0)]
-    sink.write(batches, {})
+    claim_and_write(sink, *batches)
     search("PUT", "/shop.public.orders/_settings", {"index.blocks.write": True})
     later = [Batch(orders.topic, 0, 0, [row(2, 2, schema=orders)], [], 0), Batch(INDEX, 0, 0, [row(2, 2)], [], 0)]
     with pytest.raises(TransientError, match="cluster_block"):
-        sink.write(later, {})
+        claim_and_write(sink, *later)
     assert search.found() == {"1", "2"}
     search("PUT", "/shop.public.orders/_settings", {"index.blocks.write": False})
-    assert sink.write(later, {}) == []
+    assert claim_and_write(sink, *later) == []
 
 
 def test_added_column_is_indexed(search: Search) -> None:

@@ -52,8 +52,8 @@ class Pipeline:
 
     def complete(self) -> float:
         """The time up to which the sink is complete in its partition, as written down; 0 if it is not."""
-        started = self.log.states("started").get("store")
-        return float(started[self.orders.topic]["partitions"]["0"]) if started else 0.0
+        started = self.log.states("started").get(f"store/{self.orders.topic}/0")
+        return float(started["complete"]) if started else 0.0
 
     def keys(self, sink: MemorySink) -> set[bytes]:
         return set(sink.store.current(self.orders.topic))

@@ -15,6 +15,7 @@ from cdc.sink import Batch, Rejected, Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
 from sinks.redis import RedisConfig, RedisSink
+from tests.contract.sinks._tables import write as claim_and_write
 from tests.servers import free_port, wait_until
 from tests.servers.redis import RedisServer, redis_binary, valkey_binary
 from tests.servers.tls import certificate
@@ -40,7 +41,7 @@ def batch(*rows: Row, floor: int = 0, topic: str = TOPIC) -> Batch:
 
 
 def write(sink: RedisSink, *rows: Row, floor: int = 0) -> list[Rejected]:
-    return list(sink.write([batch(*rows, floor=floor)], {TOPIC: "id"}))
+    return claim_and_write(sink, batch(*rows, floor=floor))
 
 
 Start = Callable[..., RedisServer]
@@ -125,9 +126,9 @@ def test_truncate_takes_its_own_partition_only(start: Start) -> None:
     odd, alike = table("pub*", "a[b]?"), table("pub*", "a[b]?c")
     rows = [row(number, number, schema=odd) for number in range(1, 2500)]
     other = [row(1, 1, schema=alike)]
-    sink.write([Batch(odd.topic, 1, 0, rows[:1250], [], 0), Batch(odd.topic, 11, 0, rows[1250:], [], 0)], {})
-    sink.write([Batch(alike.topic, 1, 0, other, [], 0)], {})
-    sink.write([Batch(odd.topic, 1, 5000, [], [], 0)], {})
+    claim_and_write(sink, Batch(odd.topic, 1, 0, rows[:1250], [], 0), Batch(odd.topic, 11, 0, rows[1250:], [], 0))
+    claim_and_write(sink, Batch(alike.topic, 1, 0, other, [], 0))
+    claim_and_write(sink, Batch(odd.topic, 1, 5000, [], [], 0))
     left = {int(key.rpartition(b":")[2]) for key in server.client().scan_iter("pub\\*:a\\[b\\]\\?:*")}
     assert left == set(range(1251, 2500))
     assert server.client().exists("pub*:a[b]?c:1")
@@ -252,7 +253,7 @@ def test_two_tables_or_sinks_never_share_keys(start: Start) -> None:
     write(sink, row(1, 1))
     archive = table("archive")
     with pytest.raises(PermanentError, match=r"belong to shop:cache:shop\.public\.customer"):
-        sink.write([batch(row(1, 2, schema=archive), topic=archive.topic)], {})
+        claim_and_write(sink, batch(row(1, 2, schema=archive), topic=archive.topic))
     with pytest.raises(PermanentError, match="belong to"):
         write(opened(server, "second"), row(1, 2))
     assert server.client().get("customer:1") == row(1, 1).after
@@ -284,7 +285,7 @@ def test_user_without_rights_is_said(start: Start) -> None:
     server = start()
     server.client().execute_command("ACL", "SETUSER", "cdc", "on", ">secret-canary", "~*", "+info", "+ping")
     with pytest.raises(PermanentError, match="does not let") as caught:
-        opened(server, username="cdc", password=SecretStr("secret-canary"))
+        write(opened(server, username="cdc", password=SecretStr("secret-canary")), row(1, 1))
     server.client().execute_command("ACL", "SETUSER", "cdc", *_advised(caught.value))
     sink = opened(server, username="cdc", password=SecretStr("secret-canary"))
     write(sink, row(1, 1), row(2, 2, None), floor=1)

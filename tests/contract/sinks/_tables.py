@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from cdc.event import Value
 from cdc.formats.json import decode, render
+from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row, Sink
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
@@ -89,6 +91,19 @@ def table(
     return Table(TableSchema(f"{PIPELINE}.{schema}.{name}", schema, name, columns, tuple(key), profile))
 
 
+_claimed: WeakKeyDictionary[Sink, set[TopicPartition]] = WeakKeyDictionary()
+
+
+def claim(sink: Sink, *batches: Batch) -> None:
+    """Have `sink` claim the partitions of `batches`, as delivery does when the log assigns them."""
+    partitions = {TopicPartition(batch.topic, batch.partition) for batch in batches}
+    sink.claim(partitions)
+    _claimed.setdefault(sink, set()).update(partitions)
+
+
 def write(sink: Sink, *batches: Batch) -> list[Rejected]:
-    """Hand `batches` to `sink` in one call."""
+    """Hand `batches` to `sink` in one call; it claims the partitions that come to it for the first time."""
+    places = {TopicPartition(batch.topic, batch.partition): batch for batch in batches}
+    if new := [batch for place, batch in places.items() if place not in _claimed.get(sink, ())]:
+        claim(sink, *new)
     return list(sink.write(batches, {batch.topic: f"id of {batch.topic}" for batch in batches}))
