@@ -75,8 +75,8 @@ class Membership:
             living = [number for number in known if self._lives(number)]
             if alone and living:
                 raise TransientError(
-                    f"process {known[living[0]]} reads the embedded log as group {self._group!r} already, and this store has "
-                    "room for one",
+                    f"process {known[living[0]]} reads the embedded log as group {self._group!r} already, and this "
+                    "store has room for one",
                     hint="stop that process; a store that is a server can be fed by several",
                 )
             self._number = max(known, default=0) + 1
