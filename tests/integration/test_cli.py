@@ -133,6 +133,8 @@ def test_status_before_the_first_run(scripted: Scripted) -> None:
         "running": False,
         "error": "",
         "reported_at": None,
+        "workers": 1,
+        "workers_running": 0,
         "lag_records": 0,
         "lag_seconds": 0.0,
         "partitions": 0,
