@@ -6,7 +6,6 @@ somebody else made. DuckDB's names know no upper and lower case: a column whose 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ import duckdb
 
 from cdc.errors import PermanentError
 from schemas.table import TableSchema
+from sinks import _table_names
 from sinks._duckdb_types import column_type, holds
 
 KEY, VERSION, PARTITION = "_cdc_key", "_cdc_version", "_cdc_partition"
@@ -136,18 +136,8 @@ class Tables:
 
 
 def stored_names(schema: TableSchema, table: Table) -> dict[str, str]:
-    """What each column of `schema` is called in `table`: its own name, if the table has it or it is free there."""
-    names = {column.name: column.name for column in schema.columns if column.name in table.columns}
-    taken = {name.casefold() for name in (*OWN_COLUMNS, *table.columns)}
-    for column in schema.columns:
-        if column.name in names:
-            continue
-        name = column.name
-        if name.casefold() in taken:
-            name = f"{name}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
-        taken.add(name.casefold())
-        names[column.name] = name
-    return names
+    """What each column of `schema` is called in `table`."""
+    return _table_names.stored_names(schema.by_name, table.columns, OWN_COLUMNS)
 
 
 def _comment(topic: str) -> str:

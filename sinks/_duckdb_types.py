@@ -18,10 +18,10 @@ cast that fails makes it known: nothing ever becomes NULL in silence.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from schemas.types import Kind, LogicalType
+from sinks._widening import TypeNames
 
 MAX_DECIMAL_DIGITS: Final = 38
 
@@ -89,31 +89,15 @@ def value(type_: LogicalType, wire: str, *, flat: bool) -> str:
     return wire if column == "VARCHAR" else f"CAST({wire} AS {column})"
 
 
-_DIGITS: Final = {"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19, "UBIGINT": 20}
-_WIDER: Final = {
-    "SMALLINT": {"INTEGER", "BIGINT", "FLOAT", "DOUBLE"},
-    "INTEGER": {"BIGINT", "DOUBLE"},
-    "FLOAT": {"DOUBLE"},
-}
-_DECIMAL: Final = re.compile(r"DECIMAL\((\d+),(\d+)\)")
-
-
-def holds(held: str, wanted: str) -> bool:
-    """Whether a column of type `held` takes every value of type `wanted` without a change of its meaning."""
-    if held == wanted:
-        return True
-    if held.endswith("[]") and wanted.endswith("[]"):
-        return holds(held[:-2], wanted[:-2])
-    if held in _WIDER.get(wanted, ()):
-        return True
-    decimal = _DECIMAL.fullmatch(wanted)
-    digits, scale = (int(decimal[1]), int(decimal[2])) if decimal else (_DIGITS.get(wanted), 0)
-    if held == "VARCHAR":
-        return digits is not None or wanted == "UUID"
-    into = _DECIMAL.fullmatch(held)
-    return (
-        into is not None
-        and digits is not None
-        and int(into[2]) >= scale
-        and int(into[1]) - int(into[2]) >= digits - scale
-    )
+_NAMES: Final = TypeNames(
+    digits={"SMALLINT": 5, "INTEGER": 10, "BIGINT": 19, "UBIGINT": 20},
+    wider={
+        "SMALLINT": {"INTEGER", "BIGINT", "FLOAT", "DOUBLE"},
+        "INTEGER": {"BIGINT", "DOUBLE"},
+        "FLOAT": {"DOUBLE"},
+    },
+    text="VARCHAR",
+    uuid="UUID",
+)
+holds: Final = _NAMES.holds
+"""Whether a column of one type takes every value of another, both as :func:`column_type` prints them."""

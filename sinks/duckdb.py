@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Final
 
 import duckdb
@@ -35,6 +34,7 @@ from cdc.sink import Batch, Rejected, Sink, StoredOffset
 from sinks._duckdb_rows import VALUE_ERRORS, gathered
 from sinks._duckdb_table import PARTITION, VERSION, Table, Tables, quoted
 from sinks._rounds import rounds
+from sinks._table_names import table_template
 
 PURGE_EVERY_SECONDS: Final = 3600.0
 
@@ -56,18 +56,6 @@ _CLAIM: Final = "FROM _cdc_offsets WHERE topic = '' AND partition = -1"
 """The row that says whose these tables are: `topic_id` is the sink, `generation` that of its latest `open`."""
 
 
-def _template(value: str) -> str:
-    try:
-        fields = {field for _, field, _, _ in Formatter().parse(value) if field is not None}
-    except ValueError as error:
-        raise ValueError(f"is no template: {error}") from error
-    if unknown := fields - {"schema", "table"}:
-        raise ValueError(f"unknown field {{{min(unknown)}}}, known: {{schema}} {{table}}")
-    if "table" not in fields:
-        raise ValueError("needs {table}: otherwise several tables of the source share one")
-    return value
-
-
 class LargeBatch(BatchConfig):
     """Every write opens, syncs and closes the file: few large ones are faster."""
 
@@ -86,7 +74,7 @@ class DuckDBConfig(SinkConfig):
     """The database file; its folder must exist."""
     schema_: Annotated[str, Field(alias="schema", min_length=1)] = "main"
     """Schema of the file that the tables are made in. A second sink on the same file needs one of its own."""
-    table: Annotated[str, AfterValidator(_template)] = "{table}"
+    table: Annotated[str, AfterValidator(table_template)] = "{table}"
     """What a table is called: ``{schema}`` and ``{table}`` of the source."""
     tombstone_ttl: Annotated[Duration, Field(gt=0)] = 8 * 86400.0
     """How long the version of a deleted row is kept: longer than any replay of older rows can take."""

@@ -289,6 +289,18 @@ def postgres(request: pytest.FixtureRequest) -> Server:
     return server
 
 
+@pytest.fixture(scope="session")
+def warehouse() -> Iterator[Postgres]:
+    """A PostgreSQL 18 for all tests of it as a store, which may kill it."""
+    folder = new_folder()
+    server = Postgres(embedded_binaries(folder), folder)
+    try:
+        yield server.start()
+    finally:
+        server.immediate()
+        shutil.rmtree(folder)
+
+
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     """A server of the test's own, not started: to be stopped, killed, restored. Version 18."""

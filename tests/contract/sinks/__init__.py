@@ -72,6 +72,10 @@ class Store(ABC):
         """Whether a column of `type_` can hold `value`; a row with one that it cannot hold must be rejected."""
         return True
 
+    def held_as(self, type_: LogicalType, value: Value) -> Value:
+        """The value that `rows` gives for `value`: another, equal one where the store cannot tell them apart."""
+        return value
+
     def refused(self) -> Callable[[int], Row] | None:
         """Makes a row that the store never takes, out of a version; its table is the suite's ``items``.
 

@@ -1,0 +1,62 @@
+"""Rows and deletes of a write, gathered over all its partitions into what one statement each can bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from cdc.log import TopicPartition
+from cdc.sink import Batch, Rejected, Row
+from sinks._rows import columns_of
+from sinks._sql_server import MOST_KEY_BYTES, Changes
+
+TOO_LONG = f"its key is longer than the {MOST_KEY_BYTES} bytes that an index takes"
+
+
+class Gathered:
+    """What one step of a write brings, of each partition one batch. `floors`: nothing below them is brought."""
+
+    def __init__(self, batches: Sequence[Batch], floors: Mapping[TopicPartition, int]) -> None:
+        self.rejected: list[Rejected] = []
+        self._deletes: dict[str, Changes] = {}
+        self._upserts: dict[tuple[bytes, frozenset[str] | None], Changes] = {}
+        for batch in batches:
+            floor = floors.get(TopicPartition(batch.topic, batch.partition), 0)
+            for row in batch.rows:
+                if row.version >= floor:
+                    self._add(batch, row)
+
+    @property
+    def deletes(self) -> list[Changes]:
+        """By topic."""
+        return list(self._deletes.values())
+
+    @property
+    def upserts(self) -> list[Changes]:
+        """By schema, and partial rows by the columns that they bring."""
+        return list(self._upserts.values())
+
+    def _add(self, batch: Batch, row: Row) -> None:
+        if len(row.key) > MOST_KEY_BYTES:
+            if row.after is not None:  # a delete finds nothing
+                self.rejected.append(Rejected(batch.topic, batch.partition, row.offset, row.key, TOO_LONG))
+            return
+        if row.after is None:
+            changes = self._deletes.get(batch.topic)
+            if changes is None:
+                changes = self._deletes[batch.topic] = Changes(batch.topic)
+        else:
+            assert row.schema is not None, "a row that is no delete has a schema"
+            try:
+                sent = frozenset(columns_of(row.after)) if row.partial else None
+            except msgspec.DecodeError:
+                reason = "it is no row of its table"
+                self.rejected.append(Rejected(batch.topic, batch.partition, row.offset, row.key, reason))
+                return
+            place = (row.schema.id, sent)
+            changes = self._upserts.get(place)
+            if changes is None:
+                changes = self._upserts[place] = Changes(batch.topic, row.schema, sent)
+        changes.rows.append(row)
+        changes.partitions.append(batch.partition)

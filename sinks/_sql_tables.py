@@ -1,0 +1,167 @@
+"""Tables of an SQL database that mirror tables of a source: what they are called, how they grow.
+
+A table says in its comment whose rows it holds, so that two tables of the source never mix, and no table is taken that
+somebody else made. What a column is called if the database cannot take or tell apart its name: see
+:mod:`sinks._table_names`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Table,
+    column,
+    false,
+    table,
+)
+from sqlalchemy.schema import CreateColumn
+from sqlalchemy.sql.expression import quoted_name
+
+from cdc.errors import PermanentError
+from schemas.table import TableSchema
+from sinks._sql_server import (
+    DELETED,
+    KEY,
+    KEY_TYPE,
+    OWN_COLUMNS,
+    PARTITION,
+    TABLE_OPTIONS,
+    VERSION,
+    SqlServer,
+    Target,
+)
+from sinks._table_names import stored_names
+
+
+class Tables:
+    """The tables of one schema, as they were found and have been changed since. Several workers may change them: what
+    was read is to be forgotten whenever something goes wrong.
+    """
+
+    def __init__(
+        self, connection: Connection, server: SqlServer, schema: str, template: str, where: str, *, soft: bool
+    ) -> None:
+        self._server = server
+        self._schema = quoted_name(schema, True)
+        self._template = template
+        self._where = where
+        self._soft = soft
+        self._owners = server.comments(connection, schema)
+        self._names = {comment: name for name, comment in self._owners.items() if comment}
+        self._targets: dict[str, Target] = {}
+        self._prepared: set[bytes] = set()
+
+    def of_topic(self, connection: Connection, topic: str) -> Target | None:
+        """The table with the rows of `topic`, None if there is none yet."""
+        name = self._names.get(_comment(topic))
+        if name is None:
+            return None
+        if name not in self._targets:
+            types = self._server.columns(connection, self._schema, name)
+            clause = table(
+                quoted_name(name, True), *(column(quoted_name(one, True)) for one in types), schema=self._schema
+            )
+            columns = {one: type_ for one, type_ in types.items() if one not in OWN_COLUMNS}
+            self._targets[name] = Target(clause, columns, DELETED in types)
+        return self._targets[name]
+
+    def stored_names(self, schema: TableSchema, columns: Mapping[str, str]) -> dict[str, str]:
+        """What each column of `schema` is called in a table that has `columns`."""
+        return stored_names(schema.by_name, columns, OWN_COLUMNS, fold=self._server.fold, legal=self._server.legal)
+
+    def is_prepared(self, schema: TableSchema) -> bool:
+        """Whether the table is known to be ready for rows of `schema`."""
+        return schema.id in self._prepared
+
+    def prepare(self, connection: Connection, schema: TableSchema) -> None:
+        """Make the table for rows of `schema`, or change it as these need it. MySQL commits each such change at once.
+
+        Raises PermanentError when another owner has the table, or a column cannot take the values.
+        """
+        name = self._server.legal(self._template.format(schema=schema.schema, table=schema.table))
+        current = self._names.get(_comment(schema.topic))
+        if current not in (None, name):
+            raise PermanentError(
+                f"{self._where}: the rows of {schema.topic} are in table {current}, and are to go to {name} now",
+                hint=f"ALTER TABLE {self._sql(connection, str(current))} RENAME TO {self._quoted(connection, name)}",
+            )
+        target = self.of_topic(connection, schema.topic)
+        if target is None:
+            self._create(connection, name, schema)
+        else:
+            self._change(connection, name, target, schema)
+        self._targets.pop(name, None)
+        self._prepared.add(schema.id)
+
+    def _create(self, connection: Connection, name: str, schema: TableSchema) -> None:
+        for owned, comment in self._owners.items():
+            if self._server.fold(owned) == self._server.fold(name):
+                raise PermanentError(
+                    f"{self._where}: table {owned} exists and is not for {schema.topic}: {comment or 'made by others'}",
+                    hint="give each table of the source one of its own, for example table: '{schema}_{table}'",
+                )
+        names = self.stored_names(schema, {})
+        columns: list[Column[Any]] = [
+            Column(quoted_name(names[one.name], True), self._server.column_type(one.type)) for one in schema.columns
+        ]
+        columns += [
+            Column(KEY, KEY_TYPE, primary_key=True),
+            Column(VERSION, BigInteger, nullable=False),
+            Column(PARTITION, Integer, nullable=False),
+        ]
+        if self._soft:
+            columns.append(_deleted())
+        comment = _comment(schema.topic)
+        Table(
+            quoted_name(name, True), MetaData(), *columns, schema=self._schema, comment=comment, **TABLE_OPTIONS
+        ).create(connection)
+        self._owners[name] = comment
+        self._names[comment] = name
+
+    def _change(self, connection: Connection, name: str, target: Target, schema: TableSchema) -> None:
+        server, names = self._server, self.stored_names(schema, target.columns)
+        added: list[Column[Any]] = [] if target.soft or not self._soft else [_deleted()]
+        statements = []
+        for one in schema.columns:
+            type_ = server.column_type(one.type)
+            stored, wanted = names[one.name], server.type_name(type_)
+            held = target.columns.get(stored)
+            if held is None:
+                added.append(Column(quoted_name(stored, True), type_))
+            elif not server.types.holds(held, wanted):
+                statement = server.change_type(self._sql(connection, name), self._quoted(connection, stored), wanted)
+                if not server.types.holds(wanted, held):
+                    raise PermanentError(
+                        f"{self._where}: column {stored} of table {name} is {held} and cannot take what is now "
+                        f"{one.native} in the database ({wanted} here)",
+                        hint=f"convert it, then start the sink again: {statement}",
+                    )
+                statements.append(statement)
+        for new in added:
+            definition = CreateColumn(new).compile(dialect=connection.dialect)
+            statements.append(f"ALTER TABLE {self._sql(connection, name)} ADD COLUMN {definition}")
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    def _sql(self, connection: Connection, name: str) -> str:
+        return f"{self._quoted(connection, self._schema)}.{self._quoted(connection, name)}"
+
+    def _quoted(self, connection: Connection, name: str) -> str:
+        return connection.dialect.identifier_preparer.quote_identifier(name)
+
+
+def _deleted() -> Column[Any]:
+    return Column(DELETED, Boolean(create_constraint=False), nullable=False, server_default=false())
+
+
+def _comment(topic: str) -> str:
+    """Whose rows a table holds, in letters that every server keeps."""
+    return f"rows of {topic.encode('ascii', 'backslashreplace').decode()}, kept by cdc"

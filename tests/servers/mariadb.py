@@ -1,0 +1,123 @@
+"""A real MariaDB server: Debian's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+
+from tests.servers import free_port, start, stop, unavailable, wait_until
+
+
+class MariaDbServer:
+    """A server on 127.0.0.1 in `folder`, with the user ``cdc`` who has no password and may do everything.
+
+    With `url` it is somebody else's, which is neither started nor ended: a test that wants that is skipped.
+    """
+
+    def __init__(self, binary: str, folder: Path, url: str = "") -> None:
+        self.port = free_port()
+        self.url = url or f"mariadb://cdc@127.0.0.1:{self.port}/mysql"
+        self._theirs = bool(url)
+        self._binary = binary
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> MariaDbServer:
+        """Start it if it does not run, on the same port and files as before, and wait until it answers."""
+        if not self._theirs and not self.running():
+            cluster = self._folder / "cluster"
+            if not cluster.exists():
+                self._make(cluster)
+            options = [f"--datadir={cluster}", f"--port={self.port}", f"--socket={self._folder / 'socket'}"]
+            options += ["--bind-address=127.0.0.1", "--user=root", "--innodb-flush-log-at-trx-commit=2"]
+            options += [f"--init-file={self._folder / 'users.sql'}", "--innodb-buffer-pool-size=64M"]
+            self._process = start([self._binary, "--no-defaults", *options], self._folder / "server.log")
+        wait_until(self._answers, what=f"an answer of {self.url}")
+        return self
+
+    def running(self) -> bool:
+        """Whether the server process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End it as an operator does."""
+        if self._process is not None:
+            stop(self._process)
+
+    def kill(self) -> None:
+        """End it as a power switch does, as far as a process can tell."""
+        if self._theirs:
+            pytest.skip(f"{self.url} is not ours to kill")
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def connect(self, database: str | None = None) -> Any:
+        """An autocommit connection of the driver."""
+        url = urlsplit(self.url)
+        return pymysql.connect(
+            host=url.hostname,
+            port=url.port or 3306,
+            user=url.username,
+            password=url.password or "",
+            database=database,
+            charset="utf8mb4",
+            autocommit=True,
+            connect_timeout=5,
+        )
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run statements in a connection of their own; the rows of the last, if it has any."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def _make(self, cluster: Path) -> None:
+        command = ["mariadb-install-db", "--no-defaults", f"--datadir={cluster}", "--user=root", "--skip-test-db"]
+        made = subprocess.run(command, capture_output=True, check=False)
+        if made.returncode != 0:
+            pytest.fail(f"mariadb-install-db in {self._folder}: {made.stderr.decode(errors='replace')}")
+        users = "CREATE USER IF NOT EXISTS cdc@localhost;\nGRANT ALL ON *.* TO cdc@localhost WITH GRANT OPTION;\n"
+        (self._folder / "users.sql").write_text(users)
+
+    def _answers(self) -> bool:
+        if not self._theirs and not self.running():
+            log = (self._folder / "server.log").read_text(errors="replace")
+            pytest.fail(f"MariaDB in {self._folder} ended: {log[-2000:]}")
+        try:
+            self.connect().close()
+        except pymysql.err.OperationalError:
+            return False
+        return True
+
+
+def mariadb_binary() -> str:
+    """Path of Debian's mariadbd, installed if need be and possible; skips the test if not."""
+    if not (path := shutil.which("mariadbd")) and shutil.which("apt-get") and os.geteuid() == 0:
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "mariadb-server"]):
+            command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", *arguments]
+            subprocess.run(
+                command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, check=False
+            )
+        path = shutil.which("mariadbd")
+    return path or unavailable("MariaDB", "apt-get install mariadb-server, or set CDC_TEST_MARIADB")
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDbServer]:
+    """A MariaDB server: the one of ``CDC_TEST_MARIADB``, or one of our own."""
+    url = os.environ.get("CDC_TEST_MARIADB", "")
+    server = MariaDbServer("" if url else mariadb_binary(), tmp_path_factory.mktemp("mariadb"), url)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
