@@ -21,7 +21,7 @@ from cdc.config.secrets import redact
 from cdc.errors import PermanentError, TransientError
 from cdc.intake import Intake
 from cdc.log import Fetched, Log, TopicPartition
-from cdc.reduce import key_hash, reduce
+from cdc.reduce import history, key_hash, reduce
 from cdc.sink import Batch, Rejected, Sink
 from cdc.starts import Starts
 from cdc.tables import Tables
@@ -199,7 +199,8 @@ class _Delivery:
         self._reader.resume(list(self._reader.position()))
 
     def _write(self) -> None:
-        batches = [batch for batch in reduce(self.intake.batch, self._tables.schema) if self._matters(batch)]
+        brought = (history if self._sink.every_change else reduce)(self.intake.batch, self._tables.schema)
+        batches = [batch for batch in brought if self._matters(batch)]
         if not batches:
             return
         faults.reach("delivery.before_write")

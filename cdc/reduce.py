@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -64,6 +64,34 @@ def reduce(fetched: Iterable[Fetched], schema_of: SchemaOf) -> list[Batch]:
     return [_reduce(place, parts, schema_of) for place, parts in partitions.items()]
 
 
+def history(fetched: Iterable[Fetched], schema_of: SchemaOf) -> list[Batch]:
+    """All rows in `fetched`, for a store that keeps every change. A marker begins a new batch of its partition.
+
+    Partial rows are filled, and errors raised, as by :func:`reduce`.
+    """
+    partitions: dict[TopicPartition, list[Batch]] = {}
+    latest: dict[tuple[TopicPartition, bytes], Row] = {}
+    known = lru_cache(schema_of)
+    for part in fetched:
+        place = TopicPartition(part.topic, part.partition)
+        batches = partitions.setdefault(place, [Batch(*place, 0, [], [], 0)])
+        for record in part.records:
+            kind = _kind_of(place, record)
+            if kind == _MARKER:
+                floor = unpack_header(record.header).version
+                for gone in [which for which, row in latest.items() if which[0] == place and row.version < floor]:
+                    del latest[gone]
+                batches.append(Batch(*place, floor, [], [], 0, record.timestamp))
+            elif kind < _MARKER:
+                (row,) = _rows(place, {record.key: record}, {}, known)
+                before = latest.get((place, record.key))
+                if before is None or row.version > before.version:  # not the tombstone behind its delete
+                    latest[place, record.key] = row = row if before is None else filled(row, before)
+                    cast(list[Row], batches[-1].rows).append(row)
+        batches[:] = [batch._replace(next_offset=part.next_offset) for batch in batches]
+    return [batch for batches in partitions.values() for batch in batches]
+
+
 def key_hash(key: bytes) -> str:
     """A short name for a key that does not show it, for messages."""
     return hashlib.blake2b(key, digest_size=6).hexdigest()
@@ -107,6 +135,13 @@ def _reduce(place: TopicPartition, parts: list[Fetched], schema_of: SchemaOf) ->
     )
 
 
+def _kind_of(place: TopicPartition, record: Record) -> int:
+    kind = _KINDS.get(record.header[:3])
+    if kind is None or len(record.header) != _HEADER_BYTES:
+        raise _foreign(place, record)
+    return kind
+
+
 def _supersede(
     floor: bytes, latest: dict[bytes, Record], chains: dict[bytes, list[Record]], superseded: dict[bytes, None]
 ) -> None:
@@ -124,26 +159,26 @@ def _rows(
     add = rows.append
     schemas: dict[bytes, TableSchema | None] = {NO_SCHEMA: None}
     for key, record in latest.items():
-        offset, _, value, header, _ = record
+        offset, _, value, header, at = record
         operation, flags, version, schema_id, start, length = _unpack(header)
         try:
             schema = schemas[schema_id]
         except KeyError:
             schema = schemas[schema_id] = schema_of(schema_id)
         if operation == _DELETE or (value is None and flags & TOMBSTONE):
-            add(_new_row((key, version, None, schema, False, offset)))
+            add(_new_row((key, version, None, schema, False, offset, at)))
             continue
         end = start + length
         # The bytes of "after" are the JSON object { … }.
         if not value or not length or end > len(value) or value[start] != 0x7B or value[end - 1] != 0x7D or not schema:
             raise _unreadable(place, record)
         if flags & PARTIAL:
-            row = Row(key, version, _sent(schema, value[start:end]), schema, True, offset)
+            row = Row(key, version, _sent(schema, value[start:end]), schema, True, offset, at)
             for older in reversed(chains.get(key, [])[:-1]):
                 row = filled(row, *_rows(place, {key: older}, {}, schema_of))
             add(row)
         else:
-            add(_new_row((key, version, value[start:end], schema, False, offset)))
+            add(_new_row((key, version, value[start:end], schema, False, offset, at)))
     return rows
 
 

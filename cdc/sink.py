@@ -21,7 +21,8 @@ class Row(NamedTuple):
     """The latest state of one key in a batch.
 
     `after` is the row as JSON in the value profile of `schema`, None for a delete. When `partial`, columns that the
-    source did not send are absent from `after`, and keep what the store holds. `offset` is for error messages.
+    source did not send are absent from `after`, and keep what the store holds. `offset` is for error messages,
+    `at` is when it was appended to the log, ms since 1970.
     """
 
     key: bytes
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     schema: TableSchema | None
     partial: bool
     offset: int
+    at: int = 0
 
 
 class Batch(NamedTuple):
@@ -40,7 +42,7 @@ class Batch(NamedTuple):
     below it must lose. Rows of the batch older than the floor are in `superseded` (keys with the floor's version), not
     in `rows`; a store that cannot check a floor atomically deletes those by key with the floor's version.
 
-    `next_offset` is where reading goes on after this batch.
+    `next_offset` is where reading goes on after this batch, `at` is when the marker was appended, ms since 1970.
     """
 
     topic: str
@@ -49,6 +51,7 @@ class Batch(NamedTuple):
     rows: Sequence[Row]
     superseded: Sequence[bytes]
     next_offset: int
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,9 @@ class Sink(ABC):
 
     owns_offsets: ClassVar[bool] = False
     """True: rows and offsets go to the store in one transaction, and on start reading begins at the store's offsets."""
+
+    every_change: bool = False
+    """True: the store keeps history, so a batch brings all rows of a key, in order, and not only the latest."""
 
     single_worker: ClassVar[bool] = False
     """True: only one process may hold the store (an embedded one): `open` claims all of it."""

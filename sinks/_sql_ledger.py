@@ -34,7 +34,8 @@ from sqlalchemy.sql.expression import quoted_name
 from cdc.errors import FencedError, GapError, PermanentError
 from cdc.log import TopicPartition
 from cdc.sink import Batch, StoredOffset
-from sinks._sql_server import INCOMING, KEY_TYPE, TABLE_OPTIONS, Changes, SqlServer
+from sinks._sql_server import SqlServer
+from sinks._sql_staging import INCOMING, KEY_TYPE, TABLE_OPTIONS, Changes
 
 PURGE_EVERY_SECONDS: Final = 3600.0
 

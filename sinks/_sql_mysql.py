@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,20 +38,9 @@ from cdc.event import Value
 from cdc.formats.json import decode, render
 from cdc.sink import Row
 from schemas.types import Kind, LogicalType
-from sinks._sql_server import (
-    DELETED,
-    INCOMING,
-    KEY,
-    PARTITION,
-    VERSION,
-    Changes,
-    Refused,
-    SqlServer,
-    Target,
-    Trouble,
-    is_late,
-    refused,
-)
+from sinks._sql_server import Refused, SqlServer, Trouble, refused
+from sinks._sql_staging import INCOMING, Changes, is_late, moment
+from sinks._sql_target import AT, DELETED, KEY, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept, Target
 from sinks._table_names import hashed
 from sinks._tls import trusting
 from sinks._widening import TypeNames
@@ -159,7 +148,13 @@ class MySqlServer(SqlServer):
         if first == 0:  # a session's table outlives the transaction
             connection.execute(delete(INCOMING))
         staged = [
-            {"number": number, "key": row.key, "version": row.version, "partition": partition}
+            {
+                "number": number,
+                "key": row.key,
+                "version": row.version,
+                "partition": partition,
+                "since": moment(row.at),
+            }
             for number, (row, partition) in enumerate(zip(changes.rows, changes.partitions, strict=True), first)
         ]
         connection.execute(insert(INCOMING), staged)
@@ -176,17 +171,14 @@ class MySqlServer(SqlServer):
     ) -> Sequence[Refused]:
         numbers = range(first, first + len(changes.rows))
         these = INCOMING.c.number.between(numbers[0], numbers[-1])
-        late = set(
-            connection.scalars(
-                select(INCOMING.c.number).where(these, exists().where(is_late(changes.topic, tombstones)))
-            )
-        )
+        after_delete = exists().where(is_late(changes.topic, tombstones))
+        late = set(connection.scalars(select(INCOMING.c.number).where(these, after_delete)))
         unfit: list[Refused] = []
         values: dict[int, tuple[Any, ...]] = {}
         for number, row in enumerate(changes.rows):
             if number + first not in late:
                 try:
-                    values[number] = (*_values(changes, row), row.key, row.version, changes.partitions[number])
+                    values[number] = (*_values(changes, row), *_own_values(changes, number, target.kept))
                 except (DecodeError, ValueError) as error:
                     unfit.append((number, str(error.args[0])))
         statement = _Upsert(connection, target, changes, names)
@@ -235,24 +227,37 @@ class _Upsert:
             for column in changes.schema.columns
             if changes.sent is None or column.name in changes.sent
         ]
-        brought = {quoted(name): f"VALUES({quoted(name)})" for name in stored}
-        updates = dict(brought)
-        updates |= {quoted(name): "NULL" for name in target.columns.keys() - names.values()}
-        assignments = [f"{name} = IF({NEWER}, {new}, {name})" for name, new in updates.items()]
-        if target.soft:
-            kept = [quoted(name) for name in target.columns if quoted(name) not in updates]
-            # What a deleted row had is not the new row's.
-            assignments += [f"{name} = IF({NEWER} AND {DELETED}, NULL, {name})" for name in kept]
-            assignments.append(f"{DELETED} = IF({NEWER}, FALSE, {DELETED})")
-        assignments += [
-            f"{PARTITION} = IF({NEWER}, VALUES({PARTITION}), {PARTITION})",
-            f"{VERSION} = GREATEST(VALUES({VERSION}), {VERSION})",
-        ]
-        columns = [*brought, KEY, VERSION, PARTITION]
+        columns = [*map(quoted, stored), KEY, VERSION, PARTITION]
+        if target.kept is Kept.APPEND:
+            columns.append(AT)
+        elif target.kept is Kept.SCD2:
+            columns += [VALID_FROM, VALID_TO]
+        if target.kept.history:
+            assignments = [f"{VERSION} = {VERSION}"]  # it is there already
+        else:
+            assignments = self._assignments(target, quoted, stored, names)
         self._connection = connection
         self._row = f"({', '.join(['%s'] * len(columns))})"
         self._head = f"INSERT INTO {preparer.format_table(target.clause)} ({', '.join(columns)}) VALUES "
         self._tail = f" ON DUPLICATE KEY UPDATE {', '.join(assignments)}"
+
+    @staticmethod
+    def _assignments(
+        target: Target, quoted: Callable[[str], str], stored: Sequence[str], names: Mapping[str, str]
+    ) -> list[str]:
+        updates = {quoted(name): f"VALUES({quoted(name)})" for name in stored}
+        updates |= {quoted(name): "NULL" for name in target.columns.keys() - names.values()}
+        assignments = [f"{name} = IF({NEWER}, {new}, {name})" for name, new in updates.items()]
+        if target.kept is Kept.SOFT:
+            unsent = [quoted(name) for name in target.columns if quoted(name) not in updates]
+            # What a deleted row had is not the new row's.
+            assignments += [f"{name} = IF({NEWER} AND {DELETED}, NULL, {name})" for name in unsent]
+            assignments.append(f"{DELETED} = IF({NEWER}, FALSE, {DELETED})")
+        return [
+            *assignments,
+            f"{PARTITION} = IF({NEWER}, VALUES({PARTITION}), {PARTITION})",
+            f"{VERSION} = GREATEST(VALUES({VERSION}), {VERSION})",
+        ]
 
     def execute(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write `rows`."""
@@ -303,6 +308,16 @@ def _values(changes: Changes, row: Row) -> list[Any]:
                 name = _name(_column_type(column.type).compile(dialect=_DIALECT))
                 raise ValueError(f"column {column.name!r} has a value that the type {name} cannot hold") from None
     return fitting
+
+
+def _own_values(changes: Changes, number: int, kept: Kept) -> list[Any]:
+    row = changes.rows[number]
+    own: list[Any] = [row.key, row.version, changes.partitions[number]]
+    if kept.history:
+        own.append(moment(row.at))
+    if kept is Kept.SCD2:
+        own.append(moment(changes.until.get(number)))
+    return own
 
 
 def _value(type_: LogicalType, value: Value) -> Any:

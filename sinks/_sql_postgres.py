@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import Connection, Select, Table, bindparam, case, cast, column, exists, func, null, select, true
+from sqlalchemy import Connection, Select, Table, bindparam, case, cast, column, exists, false, func, null, select, true
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import ColumnElement, Executable, quoted_name
@@ -35,21 +35,9 @@ from cdc.formats.json import decode, render
 from cdc.sink import Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
-from sinks._sql_server import (
-    DELETED,
-    INCOMING,
-    KEY,
-    PARTITION,
-    VERSION,
-    Changes,
-    Refused,
-    SqlServer,
-    Target,
-    Trouble,
-    is_late,
-    is_newer,
-    refused,
-)
+from sinks._sql_server import Refused, SqlServer, Trouble, refused
+from sinks._sql_staging import INCOMING, Changes, is_late, is_newer, moment
+from sinks._sql_target import AT, DELETED, KEY, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept, Target
 from sinks._table_names import hashed
 from sinks._widening import TypeNames
 
@@ -81,8 +69,8 @@ _TYPES: Final[Mapping[Kind, TypeEngine[Any]]] = {
     Kind.TIMESTAMPTZ: pg.TIMESTAMP(timezone=True),
 }
 _DIALECT: Final = pg.dialect()  # type: ignore[no-untyped-call]
-_COPY: Final = "COPY _cdc_incoming (number, key, version, partition, after) FROM STDIN (FORMAT BINARY)"
-_COPY_TYPES: Final = ["int4", "text", "int8", "int4", "text"]
+_COPY: Final = "COPY _cdc_incoming (number, key, version, partition, since, until, after) FROM STDIN (FORMAT BINARY)"
+_COPY_TYPES: Final = ["int4", "text", "int8", "int4", "timestamptz", "timestamptz", "text"]
 
 
 class PostgresServer(SqlServer):
@@ -128,6 +116,9 @@ class PostgresServer(SqlServer):
             return name
         return hashed(encoded[: MOST_NAME_BYTES - 9].decode(errors="ignore"), name)
 
+    def key(self, key: bytes) -> object:
+        return key.decode()
+
     def fold(self, name: str) -> str:
         return name
 
@@ -143,11 +134,13 @@ class PostgresServer(SqlServer):
             for number, (row, partition) in enumerate(zip(changes.rows, changes.partitions, strict=True)):
                 try:
                     after = _rendered(schema, row) if anew and schema is not None else row.after
-                    staged = (row.key.decode(), row.version, partition, None if after is None else after.decode())
+                    staged = row.key.decode(), None if after is None else after.decode()
                 except (DecodeError, UnicodeError):
                     unfit.append((number, "it is no row of its table"))
                 else:
-                    write((first + number, *staged))
+                    key, text = staged
+                    times = (moment(row.at), moment(changes.until.get(number))) if row.at else (None, None)
+                    write((first + number, key, row.version, partition, *times, text))
         return unfit
 
     def upsert(
@@ -239,22 +232,27 @@ def _upsert(target: Target, tombstones: Table, changes: Changes, names: Mapping[
     brought = [(n, c) for n, c in enumerate(schema.columns) if changes.sent is None or c.name in changes.sent]
     wire, values = _parsed(schema, brought)
     stored = [names[column.name] for _, column in brought]
+    own = {KEY: new.key, VERSION: new.version, PARTITION: new.partition}
+    if target.kept is Kept.APPEND:
+        own[AT] = new.since
+    elif target.kept is Kept.SCD2:
+        own |= {VALID_FROM: new.since, VALID_TO: new.until}
     source = (
-        select(*values, new.key, new.version, new.partition)
+        select(*values, *own.values())
         .select_from(INCOMING.join(wire, true()))
-        .where(
-            new.number.between(bindparam("first"), bindparam("last")),
-            ~exists().where(is_late(schema.topic, tombstones)),
-        )
+        .where(new.number.between(bindparam("first"), bindparam("last")))
     )
-    statement = pg.insert(target.clause).from_select([*stored, KEY, VERSION, PARTITION], source)
+    if target.kept.history:
+        return pg.insert(target.clause).from_select([*stored, *own], source).on_conflict_do_nothing()
+    source = source.where(~exists().where(is_late(schema.topic, tombstones)))
+    statement = pg.insert(target.clause).from_select([*stored, *own], source)
     held, excluded = target.clause.c, statement.excluded
     updates: dict[str, Any] = {name: excluded[name] for name in (*stored, VERSION, PARTITION)}
     updates |= dict.fromkeys(target.columns.keys() - names.values(), null())
-    if target.soft:
-        updates[DELETED] = False
+    if target.kept is Kept.SOFT:
         for name in target.columns.keys() - updates.keys():  # what a deleted row had is not the new row's
             updates[name] = case((held[DELETED], null()), else_=held[name])
+        updates[DELETED] = false()
     return statement.on_conflict_do_update(
         index_elements=[KEY], set_=updates, where=is_newer(excluded[VERSION], held[VERSION])
     )

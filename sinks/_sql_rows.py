@@ -9,7 +9,8 @@ import msgspec
 from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row
 from sinks._rows import columns_of
-from sinks._sql_server import MOST_KEY_BYTES, Changes
+from sinks._sql_staging import MOST_KEY_BYTES, Changes
+from sinks._sql_target import Kept
 
 TOO_LONG = f"its key is longer than the {MOST_KEY_BYTES} bytes that an index takes"
 
@@ -17,10 +18,12 @@ TOO_LONG = f"its key is longer than the {MOST_KEY_BYTES} bytes that an index tak
 class Gathered:
     """What one step of a write brings, of each partition one batch. `floors`: nothing below them is brought."""
 
-    def __init__(self, batches: Sequence[Batch], floors: Mapping[TopicPartition, int]) -> None:
+    def __init__(self, batches: Sequence[Batch], floors: Mapping[TopicPartition, int], kept: Kept) -> None:
         self.rejected: list[Rejected] = []
+        self._scd2 = kept is Kept.SCD2
         self._deletes: dict[str, Changes] = {}
         self._upserts: dict[tuple[bytes, frozenset[str] | None], Changes] = {}
+        self._last: dict[tuple[str, bytes], tuple[Changes, int] | None] = {}
         for batch in batches:
             floor = floors.get(TopicPartition(batch.topic, batch.partition), 0)
             for row in batch.rows:
@@ -29,7 +32,7 @@ class Gathered:
 
     @property
     def deletes(self) -> list[Changes]:
-        """By topic."""
+        """By topic. For ``scd2`` these are the first changes of each key: they end what is held."""
         return list(self._deletes.values())
 
     @property
@@ -40,23 +43,40 @@ class Gathered:
     def _add(self, batch: Batch, row: Row) -> None:
         if len(row.key) > MOST_KEY_BYTES:
             if row.after is not None:  # a delete finds nothing
-                self.rejected.append(Rejected(batch.topic, batch.partition, row.offset, row.key, TOO_LONG))
+                self._reject(batch, row, TOO_LONG)
             return
-        if row.after is None:
-            changes = self._deletes.get(batch.topic)
-            if changes is None:
-                changes = self._deletes[batch.topic] = Changes(batch.topic)
-        else:
+        upsert: tuple[Changes, int] | None = None
+        if row.after is not None:
             assert row.schema is not None, "a row that is no delete has a schema"
             try:
                 sent = frozenset(columns_of(row.after)) if row.partial else None
             except msgspec.DecodeError:
-                reason = "it is no row of its table"
-                self.rejected.append(Rejected(batch.topic, batch.partition, row.offset, row.key, reason))
+                self._reject(batch, row, "it is no row of its table")
                 return
-            place = (row.schema.id, sent)
-            changes = self._upserts.get(place)
+            changes = self._upserts.get((row.schema.id, sent))
             if changes is None:
-                changes = self._upserts[place] = Changes(batch.topic, row.schema, sent)
-        changes.rows.append(row)
-        changes.partitions.append(batch.partition)
+                changes = self._upserts[row.schema.id, sent] = Changes(batch.topic, row.schema, sent)
+            upsert = changes, changes.add(row, batch.partition)
+        if self._scd2:
+            self._succeed(batch, row, upsert)
+        elif row.after is None:
+            self._end(batch, row)
+
+    def _succeed(self, batch: Batch, row: Row, upsert: tuple[Changes, int] | None) -> None:
+        """End what was current before `row`: an earlier row here, or what the table holds."""
+        place = (batch.topic, row.key)
+        if place not in self._last:
+            self._end(batch, row)
+        elif (last := self._last[place]) is not None:
+            changes, number = last
+            changes.until[number] = row.at
+        self._last[place] = upsert
+
+    def _end(self, batch: Batch, row: Row) -> None:
+        deletes = self._deletes.get(batch.topic)
+        if deletes is None:
+            deletes = self._deletes[batch.topic] = Changes(batch.topic)
+        deletes.add(row._replace(after=None), batch.partition)
+
+    def _reject(self, batch: Batch, row: Row, reason: str) -> None:
+        self.rejected.append(Rejected(batch.topic, batch.partition, row.offset, row.key, reason))

@@ -4,72 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Integer,
-    MetaData,
-    Select,
-    Table,
-    Text,
-    and_,
-    delete,
-    inspect,
-    update,
-)
-from sqlalchemy.dialects.mysql import VARBINARY
+from sqlalchemy import Connection, Select, Table, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.expression import ColumnElement, Executable, TableClause
+from sqlalchemy.sql.expression import Executable
 from sqlalchemy.types import TypeEngine
 
-from cdc.sink import Rejected, Row
-from schemas.table import TableSchema
 from schemas.types import LogicalType
+from sinks._sql_staging import Changes
+from sinks._sql_target import Target
 from sinks._widening import TypeNames
-
-KEY, VERSION, PARTITION, DELETED = "_cdc_key", "_cdc_version", "_cdc_partition", "_cdc_deleted"
-OWN_COLUMNS: Final = (KEY, VERSION, PARTITION, DELETED)
-
-MOST_KEY_BYTES: Final = 2000
-"""Longer keys fit no index of PostgreSQL's or InnoDB's."""
-
-KEY_TYPE: Final = Text(collation="C").with_variant(VARBINARY(MOST_KEY_BYTES), "mysql")
-
-TABLE_OPTIONS: Final[Mapping[str, Any]] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-}
-
-INCOMING: Final = Table(
-    "_cdc_incoming",
-    MetaData(),
-    Column("number", Integer, nullable=False),
-    Column("key", KEY_TYPE, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("partition", Integer, nullable=False),
-    Column("after", Text),
-    prefixes=["TEMPORARY"],
-    postgresql_on_commit="DELETE ROWS",
-)
-"""Staged rows and deletes of the transaction, numbered; a session's own. `after` is used by PostgreSQL only."""
-
-
-def is_newer(new: ColumnElement[int], held: ColumnElement[int]) -> ColumnElement[bool]:
-    """Whether a version is written over the one that is held."""
-    return new > held
-
-
-def is_late(topic: str, tombstones: Table) -> ColumnElement[bool]:
-    """Whether what is in :data:`INCOMING` comes too late after a delete."""
-    held, new = tombstones.c, INCOMING.c
-    return and_(held.topic == topic, held.key == new.key, held.version >= new.version)
 
 
 class Trouble(Enum):
@@ -80,55 +27,6 @@ class Trouble(Enum):
     ACCESS = auto()  # credentials, or no such database
     MISSING = auto()  # a table is not there
     OTHER = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A table as it is now: `columns` are the types of the source's columns by name; `soft`: it marks deletes."""
-
-    clause: TableClause
-    columns: Mapping[str, str]
-    soft: bool
-
-    def delete(self, connection: Connection, these: ColumnElement[bool]) -> None:
-        """Delete rows that are older than `these` of the staged deletes."""
-        held, new = self.clause.c, INCOMING.c
-        older = and_(held[KEY] == new.key, is_newer(new.version, held[VERSION]), these)
-        self._delete(connection, older, new.version)
-
-    def sweep(self, connection: Connection, partition: int, floor: int) -> None:
-        """Delete rows of a partition below `floor`."""
-        held = self.clause.c
-        below = and_(held[PARTITION] == partition, held[VERSION] < floor)
-        self._delete(connection, and_(below, ~held[DELETED]) if self.soft else below, floor)
-
-    def _delete(self, connection: Connection, these: ColumnElement[bool], version: ColumnElement[int] | int) -> None:
-        if self.soft:
-            held = self.clause.c
-            connection.execute(update(self.clause).where(these).values({held[DELETED]: True, held[VERSION]: version}))
-        else:
-            connection.execute(delete(self.clause).where(these))
-
-
-@dataclass(slots=True)
-class Changes:
-    """Rows of one schema that bring the same columns (`sent`), or deletes of one topic (no schema)."""
-
-    topic: str
-    schema: TableSchema | None = None
-    sent: frozenset[str] | None = None
-    """Names of the columns that the rows bring, None: all of them."""
-    rows: list[Row] = field(default_factory=list)
-    partitions: list[int] = field(default_factory=list)
-
-    def staged_from(self, first: int) -> ColumnElement[bool]:
-        """What of :data:`INCOMING` is these, if they were numbered from `first`."""
-        return INCOMING.c.number.between(first, first + len(self.rows) - 1)
-
-    def rejected(self, number: int, reason: str) -> Rejected:
-        """The row with that number, rejected."""
-        row = self.rows[number]
-        return Rejected(self.topic, self.partitions[number], row.offset, row.key, reason)
 
 
 Refused = tuple[int, str]
@@ -177,6 +75,10 @@ class SqlServer(ABC):
     def legal(self, name: str) -> str:
         """`name` if the server takes it as a name, otherwise one like it with a hash."""
 
+    def key(self, key: bytes) -> object:
+        """A record key as the driver takes it."""
+        return key
+
     @abstractmethod
     def fold(self, name: str) -> str:
         """Equal for names that the server does not tell apart."""
@@ -195,7 +97,8 @@ class SqlServer(ABC):
         names: Mapping[str, str],
         first: int,
     ) -> Sequence[Refused]:
-        """Write the staged rows that are newer than what `target` and the tombstones hold. `names`: stored by column.
+        """Write the staged rows that are newer than what `target` and the tombstones hold; into a history, those that
+        are not there yet. `names`: stored by column. Returns those that cannot be written.
 
         Columns that the rows' schema does not have become null, those that a partial row does not bring stay.
         """

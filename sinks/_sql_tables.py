@@ -11,15 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
     Column,
     Connection,
-    Integer,
     MetaData,
     Table,
     column,
-    false,
     table,
 )
 from sqlalchemy.schema import CreateColumn
@@ -27,17 +23,9 @@ from sqlalchemy.sql.expression import quoted_name
 
 from cdc.errors import PermanentError
 from schemas.table import TableSchema
-from sinks._sql_server import (
-    DELETED,
-    KEY,
-    KEY_TYPE,
-    OWN_COLUMNS,
-    PARTITION,
-    TABLE_OPTIONS,
-    VERSION,
-    SqlServer,
-    Target,
-)
+from sinks._sql_server import SqlServer
+from sinks._sql_staging import TABLE_OPTIONS
+from sinks._sql_target import OWN_COLUMNS, Kept, Target, own_columns
 from sinks._table_names import stored_names
 
 
@@ -47,13 +35,13 @@ class Tables:
     """
 
     def __init__(
-        self, connection: Connection, server: SqlServer, schema: str, template: str, where: str, *, soft: bool
+        self, connection: Connection, server: SqlServer, schema: str, template: str, where: str, kept: Kept
     ) -> None:
         self._server = server
         self._schema = quoted_name(schema, True)
         self._template = template
         self._where = where
-        self._soft = soft
+        self._kept = kept
         self._owners = server.comments(connection, schema)
         self._names = {comment: name for name, comment in self._owners.items() if comment}
         self._targets: dict[str, Target] = {}
@@ -61,7 +49,7 @@ class Tables:
 
     def of_topic(self, connection: Connection, topic: str) -> Target | None:
         """The table with the rows of `topic`, None if there is none yet."""
-        name = self._names.get(_comment(topic))
+        name = self._names.get(self._comment(topic))
         if name is None:
             return None
         if name not in self._targets:
@@ -70,7 +58,7 @@ class Tables:
                 quoted_name(name, True), *(column(quoted_name(one, True)) for one in types), schema=self._schema
             )
             columns = {one: type_ for one, type_ in types.items() if one not in OWN_COLUMNS}
-            self._targets[name] = Target(clause, columns, DELETED in types)
+            self._targets[name] = Target(clause, columns, self._kept)
         return self._targets[name]
 
     def stored_names(self, schema: TableSchema, columns: Mapping[str, str]) -> dict[str, str]:
@@ -87,7 +75,7 @@ class Tables:
         Raises PermanentError when another owner has the table, or a column cannot take the values.
         """
         name = self._server.legal(self._template.format(schema=schema.schema, table=schema.table))
-        current = self._names.get(_comment(schema.topic))
+        current = self._names.get(self._comment(schema.topic))
         if current not in (None, name):
             raise PermanentError(
                 f"{self._where}: the rows of {schema.topic} are in table {current}, and are to go to {name} now",
@@ -112,14 +100,8 @@ class Tables:
         columns: list[Column[Any]] = [
             Column(quoted_name(names[one.name], True), self._server.column_type(one.type)) for one in schema.columns
         ]
-        columns += [
-            Column(KEY, KEY_TYPE, primary_key=True),
-            Column(VERSION, BigInteger, nullable=False),
-            Column(PARTITION, Integer, nullable=False),
-        ]
-        if self._soft:
-            columns.append(_deleted())
-        comment = _comment(schema.topic)
+        columns += own_columns(self._kept)
+        comment = self._comment(schema.topic)
         Table(
             quoted_name(name, True), MetaData(), *columns, schema=self._schema, comment=comment, **TABLE_OPTIONS
         ).create(connection)
@@ -128,7 +110,7 @@ class Tables:
 
     def _change(self, connection: Connection, name: str, target: Target, schema: TableSchema) -> None:
         server, names = self._server, self.stored_names(schema, target.columns)
-        added: list[Column[Any]] = [] if target.soft or not self._soft else [_deleted()]
+        added = [one for one in own_columns(self._kept) if one.name not in target.clause.c]  # deletes became soft
         statements = []
         for one in schema.columns:
             type_ = server.column_type(one.type)
@@ -157,11 +139,6 @@ class Tables:
     def _quoted(self, connection: Connection, name: str) -> str:
         return connection.dialect.identifier_preparer.quote_identifier(name)
 
-
-def _deleted() -> Column[Any]:
-    return Column(DELETED, Boolean(create_constraint=False), nullable=False, server_default=false())
-
-
-def _comment(topic: str) -> str:
-    """Whose rows a table holds, in letters that every server keeps."""
-    return f"rows of {topic.encode('ascii', 'backslashreplace').decode()}, kept by cdc"
+    def _comment(self, topic: str) -> str:
+        """Whose rows a table holds, in letters that every server keeps."""
+        return f"{self._kept.noun} of {topic.encode('ascii', 'backslashreplace').decode()}, kept by cdc"

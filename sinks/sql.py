@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy import (
     URL,
+    Connection,
     create_engine,
     event,
     inspect,
@@ -42,8 +43,10 @@ from sinks._sql_ledger import Ledger
 from sinks._sql_mysql import MySqlServer
 from sinks._sql_postgres import PostgresServer
 from sinks._sql_rows import Gathered
-from sinks._sql_server import INCOMING, SqlServer, Trouble
+from sinks._sql_server import SqlServer, Trouble
+from sinks._sql_staging import INCOMING, Changes
 from sinks._sql_tables import Tables
+from sinks._sql_target import Kept
 from sinks._table_names import table_template
 from sinks._url import is_on_this_machine
 
@@ -93,11 +96,26 @@ class SqlConfig(SinkConfig):
     sink needs one of its own."""
     table: Annotated[str, AfterValidator(table_template)] = "{table}"
     """What a table is called: ``{schema}`` and ``{table}`` of the source."""
+    mode: Literal["merge", "append", "scd2"] = "merge"
+    """``merge``: a row per key. ``append``: a row per change, with ``_cdc_at``, and a delete repeats the row with
+    ``_cdc_deleted``. ``scd2``: a row per change, current from ``_cdc_valid_from`` until ``_cdc_valid_to``. The last two
+    can only be filled again from a log with ``cleanup: keep``."""
     deletes: Literal["hard", "soft"] = "hard"
-    """``hard``: a deleted row goes; ``soft``: it stays as it was, and ``_cdc_deleted`` is true."""
+    """For ``merge``. ``hard``: a deleted row goes; ``soft``: it stays as it was, and ``_cdc_deleted`` is true."""
     tombstone_ttl: Annotated[Duration, Field(gt=0)] = 8 * 86400.0
     """How long the version of a deleted row is kept: longer than any replay of older rows can take."""
     batch: LargeBatch = LargeBatch()
+
+    @model_validator(mode="after")
+    def _deletes_of_merge(self) -> SqlConfig:
+        if self.mode != "merge" and "deletes" in self.model_fields_set:
+            raise ValueError(f"deletes is for mode: merge; {self.mode} keeps every row in a way of its own")
+        return self
+
+    @property
+    def kept(self) -> Kept:
+        """What the tables keep."""
+        return Kept(self.deletes if self.mode == "merge" else self.mode)
 
 
 class SqlSink(Sink):
@@ -110,6 +128,7 @@ class SqlSink(Sink):
         assert isinstance(config, SqlConfig)
         url = make_url(config.url)
         self._config = config
+        self.every_change = config.kept.history
         self._server = _SERVERS[url.drivername]()
         self._schema = config.schema_ or ("public" if url.drivername == "postgresql" else str(url.database))
         self._where = f"sink {name}: {url.database} at {url.host}"
@@ -175,8 +194,8 @@ class SqlSink(Sink):
             with self._engine.begin() as connection:
                 self._ledger.fence(connection, batches)
                 if tables is None:
-                    soft = self._config.deletes == "soft"
-                    tables = Tables(connection, self._server, self._schema, self._config.table, self._where, soft=soft)
+                    config = self._config
+                    tables = Tables(connection, self._server, self._schema, config.table, self._where, config.kept)
                 for schema in schemas:
                     if not tables.is_prepared(schema):
                         tables.prepare(connection, schema)
@@ -192,29 +211,39 @@ class SqlSink(Sink):
                     if batch.floor > floors.get(TopicPartition(batch.topic, batch.partition), 0):
                         self._ledger.raise_floor(connection, batch, floors)
                         if (target := tables.of_topic(connection, batch.topic)) is not None:
-                            target.sweep(connection, batch.partition, batch.floor)
-                gathered = Gathered(together, floors)
+                            target.sweep(connection, batch)
+                gathered = Gathered(together, floors, self._config.kept)
                 rejected += gathered.rejected
+                for upserts in gathered.upserts:
+                    rejected += self._upsert(connection, tables, upserts, staged)
+                    staged += len(upserts.rows)
                 for deletes in gathered.deletes:
                     self._server.stage(connection, deletes, staged)
                     if (target := tables.of_topic(connection, deletes.topic)) is not None:
                         target.delete(connection, deletes.staged_from(staged))
-                    self._ledger.remember(connection, deletes, staged)
+                    if not self._config.kept.history:
+                        self._ledger.remember(connection, deletes, staged)
                     staged += len(deletes.rows)
-                for upserts in gathered.upserts:
-                    target = tables.of_topic(connection, upserts.topic)
-                    assert target is not None, "it has been prepared"
-                    assert upserts.schema is not None, "they are no deletes"
-                    names = tables.stored_names(upserts.schema, target.columns)
-                    unfit = self._server.stage(connection, upserts, staged)
-                    rejected += (upserts.rejected(*one) for one in unfit)
-                    unfit = self._server.upsert(connection, target, self._ledger.tombstones, upserts, names, staged)
-                    rejected += (upserts.rejected(*one) for one in unfit)
-                    staged += len(upserts.rows)
             faults.reach("sink.between_rows_and_offsets")
             self._ledger.store(connection, batches, topic_ids)
             self._ledger.purge(connection, self._config.tombstone_ttl)
         return rejected
+
+    def _upsert(self, connection: Connection, tables: Tables, upserts: Changes, first: int) -> list[Rejected]:
+        server, schema = self._server, upserts.schema
+        target = tables.of_topic(connection, upserts.topic)
+        assert target is not None, "it has been prepared"
+        assert schema is not None, "they are no deletes"
+        names = tables.stored_names(schema, target.columns)
+        unfit = [
+            *server.stage(connection, upserts, first),
+            *server.upsert(connection, target, self._ledger.tombstones, upserts, names, first),
+        ]
+        if target.kept.history and upserts.sent is not None:
+            missing = [name for column, name in names.items() if column not in upserts.sent]
+            for row in upserts.rows:
+                target.complete(connection, row, server.key(row.key), missing)
+        return upserts.rejected(unfit)
 
     def _connected(self, connection: Any, _: object) -> None:
         """Give a new session the table that rows are staged in."""

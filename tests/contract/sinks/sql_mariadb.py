@@ -16,8 +16,9 @@ from cdc.formats.json import decode
 from cdc.sink import Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
-from sinks import _sql_mysql, _sql_server, sql
+from sinks import _sql_mysql, _sql_target, sql
 from sinks._sql_tables import Tables
+from sinks._sql_target import Kept
 from tests.contract.sinks import Store
 from tests.contract.sinks._tables import table
 from tests.servers.mariadb import MariaDbServer
@@ -44,7 +45,7 @@ class SqlMariaDbStore(Store):
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
         sink: sql.SqlSink = self.sink()  # type: ignore[assignment]
         with sink._engine.connect() as connection:
-            tables = Tables(connection, sink._server, DATABASE, "{table}", "", soft=False)
+            tables = Tables(connection, sink._server, DATABASE, "{table}", "", Kept.HARD)
             target = tables.of_topic(connection, schema.topic)
             if target is None:
                 return {}
@@ -77,7 +78,7 @@ class SqlMariaDbStore(Store):
         self._server.start()
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_sql_server, "is_newer", lambda *_: true())
+        monkeypatch.setattr(_sql_target, "is_newer", lambda *_: true())
         monkeypatch.setattr(_sql_mysql, "NEWER", "TRUE")
         monkeypatch.setattr(_sql_mysql, "is_late", lambda _, tombstones: tombstones.c.version < 0)
 

@@ -16,8 +16,9 @@ from connectors.postgres.client import SESSION
 from connectors.postgres.values import load
 from schemas.table import TableSchema
 from schemas.types import Kind, LogicalType
-from sinks import _sql_postgres, _sql_server, sql
+from sinks import _sql_postgres, _sql_target, sql
 from sinks._sql_tables import Tables
+from sinks._sql_target import Kept
 from tests.contract.sinks import Store
 from tests.contract.sinks._tables import table
 from tests.servers.postgres import Postgres
@@ -40,7 +41,7 @@ class SqlPostgresStore(Store):
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
         sink: sql.SqlSink = self.sink()  # type: ignore[assignment]
         with sink._engine.connect() as connection:
-            tables = Tables(connection, sink._server, SCHEMA, "{table}", "", soft=False)
+            tables = Tables(connection, sink._server, SCHEMA, "{table}", "", Kept.HARD)
             target = tables.of_topic(connection, schema.topic)
         sink.close()
         if target is None:
@@ -74,7 +75,7 @@ class SqlPostgresStore(Store):
             self._server.start()
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (_sql_postgres, _sql_server):
+        for module in (_sql_postgres, _sql_target):
             monkeypatch.setattr(module, "is_newer", lambda *_: true())
         monkeypatch.setattr(_sql_postgres, "is_late", lambda _, tombstones: tombstones.c.version < 0)
 
