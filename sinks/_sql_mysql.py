@@ -134,6 +134,9 @@ class MySqlServer(SqlServer):
     def change_type(self, table: str, column: str, type_: str) -> str:
         return f"ALTER TABLE {table} MODIFY COLUMN {column} {type_}"
 
+    def rename(self, schema: str, table: str, name: str) -> str:
+        return f"RENAME TABLE {schema}.{table} TO {schema}.{name}"
+
     def legal(self, name: str) -> str:
         taken = "".join(letter if letter <= "\uffff" else "_" for letter in name).rstrip(" ")
         if taken == name and len(name) <= MOST_NAME_CHARACTERS:

@@ -108,7 +108,7 @@ class PostgresServer(SqlServer):
         return _name(type_)
 
     def change_type(self, table: str, column: str, type_: str) -> str:
-        return f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_}"
+        return f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_} USING {column}::{type_}"
 
     def legal(self, name: str) -> str:
         encoded = name.encode()

@@ -71,6 +71,10 @@ class SqlServer(ABC):
     def change_type(self, table: str, column: str, type_: str) -> str:
         """The SQL that gives a column (quoted, like the table) another type."""
 
+    def rename(self, schema: str, table: str, name: str) -> str:
+        """The SQL that gives a table another name (all quoted)."""
+        return f"ALTER TABLE {schema}.{table} RENAME TO {name}"
+
     @abstractmethod
     def legal(self, name: str) -> str:
         """`name` if the server takes it as a name, otherwise one like it with a hash."""

@@ -7,7 +7,7 @@ somebody else made. What a column is called if the database cannot take or tell 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -43,9 +43,17 @@ class Tables:
         self._where = where
         self._kept = kept
         self._owners = server.comments(connection, schema)
-        self._names = {comment: name for name, comment in self._owners.items() if comment}
+        noun = f"{kept.noun} of "
+        self._names = {comment: name for name, comment in self._owners.items() if comment and comment.startswith(noun)}
         self._targets: dict[str, Target] = {}
         self._prepared: set[bytes] = set()
+
+    def follow(self, connection: Connection) -> None:
+        """Give tables the columns of ours that they lack: their deletes were hard before, and are soft now."""
+        if self._kept is Kept.SOFT:
+            for name in self._names.values():
+                held = self._server.columns(connection, self._schema, name)
+                self._add(connection, name, [one for one in own_columns(self._kept) if one.name not in held])
 
     def of_topic(self, connection: Connection, topic: str) -> Target | None:
         """The table with the rows of `topic`, None if there is none yet."""
@@ -79,7 +87,9 @@ class Tables:
         if current not in (None, name):
             raise PermanentError(
                 f"{self._where}: the rows of {schema.topic} are in table {current}, and are to go to {name} now",
-                hint=f"ALTER TABLE {self._sql(connection, str(current))} RENAME TO {self._quoted(connection, name)}",
+                hint=self._server.rename(
+                    *(self._quoted(connection, one) for one in (self._schema, str(current), name))
+                ),
             )
         target = self.of_topic(connection, schema.topic)
         if target is None:
@@ -110,7 +120,7 @@ class Tables:
 
     def _change(self, connection: Connection, name: str, target: Target, schema: TableSchema) -> None:
         server, names = self._server, self.stored_names(schema, target.columns)
-        added = [one for one in own_columns(self._kept) if one.name not in target.clause.c]  # deletes became soft
+        added: list[Column[Any]] = []
         statements = []
         for one in schema.columns:
             type_ = server.column_type(one.type)
@@ -127,11 +137,14 @@ class Tables:
                         hint=f"convert it, then start the sink again: {statement}",
                     )
                 statements.append(statement)
-        for new in added:
-            definition = CreateColumn(new).compile(dialect=connection.dialect)
-            statements.append(f"ALTER TABLE {self._sql(connection, name)} ADD COLUMN {definition}")
+        self._add(connection, name, added)
         for statement in statements:
             connection.exec_driver_sql(statement)
+
+    def _add(self, connection: Connection, name: str, columns: Sequence[Column[Any]]) -> None:
+        for new in columns:
+            definition = CreateColumn(new).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {self._sql(connection, name)} ADD COLUMN {definition}")
 
     def _sql(self, connection: Connection, name: str) -> str:
         return f"{self._quoted(connection, self._schema)}.{self._quoted(connection, name)}"

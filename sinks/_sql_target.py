@@ -152,7 +152,7 @@ class Target:
             connection.execute(
                 update(self.clause)
                 .where(held[KEY] == key, held[VERSION] == row.version)
-                .where(last.c[KEY] == key, last.c[VERSION] == before, live)
+                .where(last.c[KEY] == held[KEY], last.c[VERSION] == before, live)
                 .values({held[name]: last.c[name] for name in missing})
             )
 

@@ -196,6 +196,7 @@ class SqlSink(Sink):
                 if tables is None:
                     config = self._config
                     tables = Tables(connection, self._server, self._schema, config.table, self._where, config.kept)
+                    tables.follow(connection)
                 for schema in schemas:
                     if not tables.is_prepared(schema):
                         tables.prepare(connection, schema)

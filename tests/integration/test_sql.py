@@ -1,0 +1,350 @@
+"""What only the ``sql`` sink does: typed tables that grow, workers side by side, soft deletes, histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import make_url, text
+
+from cdc import faults
+from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
+from cdc.log import TopicPartition
+from cdc.sink import Row
+from schemas.types import Kind, LogicalType
+from sinks.sql import SqlConfig, SqlSink
+from tests.contract import sinks
+from tests.contract.sinks import Store
+from tests.contract.sinks._tables import DECIMAL, INT, TEXT, table, write
+from tests.servers import free_port
+from tests.servers.tls import certificate
+
+ITEMS = table()
+TOPIC = ITEMS.schema.topic
+POSTGRES, MARIADB = "sql_postgres", "sql_mariadb"
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (POSTGRES, MARIADB)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    store = sinks.load(request.param)(request, tmp_path)
+    yield store
+    store.stop()
+
+
+MakeSink = Callable[..., SqlSink]
+
+
+@pytest.fixture
+def make(store: Store) -> Iterator[MakeSink]:
+    made: list[SqlSink] = []
+
+    def opened(name: str = "copy", **config: Any) -> SqlSink:
+        model = SqlConfig.model_validate({"type": "sql", **store.config(), **config})
+        made.append(SqlSink(name, model, "shop"))
+        made[-1].open()
+        return made[-1]
+
+    yield opened
+    for sink in made:
+        sink.close()
+
+
+def query(sink: SqlSink, sql: str) -> list[tuple[Any, ...]]:
+    with sink._engine.begin() as connection:
+        result = connection.execute(text(sql))
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+
+def at(row: Row, second: int) -> Row:
+    return row._replace(at=second * 1000)
+
+
+# Tables.
+
+
+def test_columns_are_typed(make: MakeSink) -> None:
+    types = {
+        "id": INT,
+        "price": DECIMAL,
+        "big": LogicalType(Kind.DECIMAL, 50, 2),
+        "moment": LogicalType(Kind.TIMESTAMPTZ),
+        "day": LogicalType(Kind.DATE),
+        "tags": LogicalType(Kind.ARRAY, element=TEXT),
+        "raw": LogicalType(Kind.BYTES),
+        "size": LogicalType(Kind.UINT64),
+    }
+    typed, sink = table("typed", types), make()
+    write(sink, typed.batch(typed.row(1, id=1, price="1.50", tags=["a"]), partition=3))
+    with sink._engine.connect() as connection:
+        found = sink._server.columns(connection, sink._schema, "typed")
+    assert (
+        found
+        == {
+            "sql_postgres": {
+                "id": "BIGINT",
+                "price": "NUMERIC(12, 2)",
+                "big": "NUMERIC(50, 2)",
+                "moment": "TIMESTAMP WITH TIME ZONE",
+                "day": "DATE",
+                "tags": "TEXT[]",
+                "raw": "BYTEA",
+                "size": "NUMERIC(20, 0)",
+                "_cdc_key": 'TEXT COLLATE "C"',
+                "_cdc_version": "BIGINT",
+                "_cdc_partition": "INTEGER",
+            },
+            "sql_mariadb": {
+                "id": "BIGINT",
+                "price": "DECIMAL(12,2)",
+                "big": "DECIMAL(50,2)",
+                "moment": "DATETIME(6)",
+                "day": "DATE",
+                "tags": "LONGTEXT",
+                "raw": "LONGBLOB",
+                "size": "BIGINT UNSIGNED",
+                "_cdc_key": "VARBINARY(2000)",
+                "_cdc_version": "BIGINT",
+                "_cdc_partition": "INT",
+            },
+        }["sql_postgres" if sink._engine.dialect.name == "postgresql" else "sql_mariadb"]
+    )
+    assert query(sink, "SELECT _cdc_version, _cdc_partition FROM replica.typed") == [(1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (LogicalType(Kind.INT16), LogicalType(Kind.INT64)),
+        (LogicalType(Kind.INT64), LogicalType(Kind.INT16)),
+        (LogicalType(Kind.INT32), LogicalType(Kind.DECIMAL, 12, 2)),
+        (LogicalType(Kind.DECIMAL, 5, 2), LogicalType(Kind.DECIMAL)),
+        (LogicalType(Kind.INT64), TEXT),
+    ],
+    ids=lambda type_: str(type_.kind),
+)
+def test_a_type_that_changes(make: MakeSink, before: LogicalType, after: LogicalType) -> None:
+    def value(type_: LogicalType, number: int) -> Any:
+        return number if type_.kind.startswith("int") else str(number)
+
+    sink, old, new = make(), table("values", {"id": INT, "v": before}), table("values", {"id": INT, "v": after})
+    write(sink, old.batch(old.row(1, id=1, v=value(before, 1))))
+    write(
+        sink,
+        new.batch(new.row(2, id=2, v=value(after, 2))),
+        old.batch(old.row(3, id=3, v=value(before, 3)), partition=1),
+    )
+    found = query(sink, f"SELECT v FROM replica.{sink._engine.dialect.identifier_preparer.quote('values')} ORDER BY id")
+    assert [float(v) for (v,) in found] == [1, 2, 3]
+
+
+def test_a_type_that_cannot_change_says_the_sql(make: MakeSink) -> None:
+    sink = make()
+    old, new = table("t", {"id": INT, "v": TEXT}), table("t", {"id": INT, "v": LogicalType(Kind.DATE)})
+    write(sink, old.batch(old.row(1, id=1, v="2026-01-31")))
+    with pytest.raises(PermanentError) as raised:
+        write(sink, new.batch(new.row(2, id=2, v="2026-01-31")))
+    query(sink, raised.value.hint.partition(": ")[2])
+    write(sink, new.batch(new.row(2, id=2, v="2026-01-31")))
+    assert [str(day) for (day,) in query(sink, "SELECT v FROM replica.t")] == ["2026-01-31"] * 2
+
+
+def test_tables_never_mix(make: MakeSink) -> None:
+    sink, other = make(), table("items", schema="audit")
+    write(sink, ITEMS.batch(ITEMS.row(1, id=1)))
+    with pytest.raises(PermanentError, match=rf"is not for shop\.audit\.items: rows of {TOPIC}"):
+        write(sink, other.batch(other.row(2, id=1)))
+    query(sink, "CREATE TABLE replica.theirs (id INT)")
+    theirs = table("theirs")
+    with pytest.raises(PermanentError, match="made by others"):
+        write(sink, theirs.batch(theirs.row(3, id=1)))
+    with pytest.raises(PermanentError, match=rf"is not for {TOPIC}"):
+        write(make(mode="append"), ITEMS.batch(ITEMS.row(4, id=1)))
+
+
+def test_table_template(make: MakeSink) -> None:
+    write(make(table="{schema}_{table}"), ITEMS.batch(ITEMS.row(1, id=1)))
+    renamed = make()
+    with pytest.raises(PermanentError) as raised:
+        write(renamed, ITEMS.batch(ITEMS.row(2, id=2)))
+    query(renamed, raised.value.hint)
+    write(renamed, ITEMS.batch(ITEMS.row(2, id=2)))
+    assert query(renamed, "SELECT id FROM replica.items ORDER BY id") == [(1,), (2,)]
+
+
+def test_another_sink_needs_a_schema_of_its_own(make: MakeSink) -> None:
+    make()
+    with pytest.raises(PermanentError, match="belongs to shop:copy"):
+        make("second")
+
+
+# One transaction, several workers.
+
+
+def test_rows_and_offsets_are_one_transaction(make: MakeSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = make()
+    write(sink, ITEMS.batch(ITEMS.row(1, id=1), ITEMS.row(2, id=2)))
+    before = sink.offsets()
+    monkeypatch.setitem(faults._armed, "sink.between_rows_and_offsets", ("raise", 1))
+    wider = ITEMS.with_columns(extra=TEXT)
+    batch = wider.batch(wider.row(3, id=3, extra="x"), ITEMS.deleted(4, id=1), floor=2)
+    with pytest.raises(TransientError):
+        write(sink, batch)
+    assert sink.offsets() == before
+    assert query(sink, "SELECT id FROM replica.items ORDER BY id") == [(1,), (2,)]
+    write(sink, batch)
+    assert query(sink, "SELECT id, extra FROM replica.items ORDER BY id") == [(2, None), (3, "x")]
+
+
+def test_workers_with_different_partitions_do_not_fence_each_other(make: MakeSink) -> None:
+    """And one that lost a partition is fenced there only, until it is assigned to it again."""
+    first = make()
+    write(first, ITEMS.batch(ITEMS.row(1, id=1)), ITEMS.batch(ITEMS.row(2, id=2), partition=1))
+    second = make()
+    second.offsets()
+    write(second, ITEMS.batch(ITEMS.row(3, id=3), partition=1, next_offset=4))
+    write(first, ITEMS.batch(ITEMS.row(4, id=4)))
+    with pytest.raises(FencedError):
+        write(first, ITEMS.batch(ITEMS.row(5, id=5)), ITEMS.batch(ITEMS.deleted(6, id=2), partition=1))
+    assert query(first, "SELECT id FROM replica.items ORDER BY id") == [(1,), (2,), (3,), (4,)]
+    assert first.offsets()[TopicPartition(TOPIC, 1)].offset == 4
+    write(first, ITEMS.batch(ITEMS.deleted(6, id=2), partition=1))
+    with pytest.raises(FencedError):
+        write(second, ITEMS.batch(next_offset=9, partition=1))
+    assert query(first, "SELECT id FROM replica.items ORDER BY id") == [(1,), (3,), (4,)]
+
+
+def test_a_schema_that_was_emptied_is_a_gap(make: MakeSink) -> None:
+    sink = make()
+    write(sink, ITEMS.batch(ITEMS.row(1, id=1)))
+    query(sink, "DELETE FROM replica._cdc_offsets")
+    with pytest.raises(GapError):
+        write(sink, ITEMS.batch(ITEMS.row(2, id=2)))
+    query(sink, "DROP TABLE replica._cdc_offsets")
+    with pytest.raises(GapError):
+        write(sink, ITEMS.batch(ITEMS.row(2, id=2)))
+
+
+def test_old_tombstones_are_forgotten(make: MakeSink) -> None:
+    write(make(), ITEMS.batch(ITEMS.deleted(1, id=1)))
+    sink = make(tombstone_ttl="30m")
+    query(sink, "UPDATE replica._cdc_tombstones SET deleted_at = deleted_at - 3600")
+    write(sink, ITEMS.batch(ITEMS.deleted(2, id=2)))
+    assert query(sink, "SELECT version FROM replica._cdc_tombstones") == [(2,)]
+
+
+# What is kept of deleted and changed rows.
+
+
+def test_soft_deletes(make: MakeSink) -> None:
+    write(make(), ITEMS.batch(ITEMS.row(1, id=1, name="a", note="n"), ITEMS.row(2, id=2, name="b")))
+    sink = make(deletes="soft")  # from now on
+
+    def rows() -> list[tuple[Any, ...]]:
+        found = query(sink, "SELECT id, name, note, _cdc_deleted FROM replica.items ORDER BY id")
+        return [(*row, bool(deleted)) for *row, deleted in found]
+
+    write(sink, ITEMS.batch(ITEMS.deleted(3, id=1), ITEMS.deleted(9, id=3)))
+    write(sink, ITEMS.batch(ITEMS.row(2, id=1, name="late"), ITEMS.row(8, id=3, name="late")))
+    assert rows() == [(1, "a", "n", True), (2, "b", None, False)]
+    write(sink, ITEMS.batch(ITEMS.row(10, id=1, name="again", partial=True)))
+    assert rows() == [(1, "again", None, False), (2, "b", None, False)]
+    write(sink, ITEMS.batch(floor=10))
+    assert rows() == [(1, "again", None, False), (2, "b", None, True)]
+    write(sink, ITEMS.batch(ITEMS.row(9, id=2, name="late")))
+    write(sink, ITEMS.batch(ITEMS.row(11, id=2, name="new")))
+    assert rows() == [(1, "again", None, False), (2, "new", None, False)]
+
+
+def _changes() -> list[Any]:
+    """Batches of one partition as delivery hands them to a history: every row, markers in between."""
+    rows = [
+        ITEMS.row(1, id=1, name="a", note="n"),
+        ITEMS.row(2, id=2, name="x"),
+        ITEMS.row(3, id=1, name="b", partial=True, note="n"),
+        ITEMS.deleted(4, id=2),
+        ITEMS.row(5, id=2, name="y"),
+    ]
+    return [
+        ITEMS.batch(*(at(row, n) for n, row in enumerate(rows, 1))),
+        ITEMS.batch(at(ITEMS.row(6, id=1, name="c", partial=True), 6), at(ITEMS.deleted(7, id=9), 7)),
+        ITEMS.batch(floor=6, next_offset=9)._replace(at=8000),
+    ]
+
+
+def test_append(make: MakeSink) -> None:
+    sink = make(mode="append")
+    first, *others = _changes()
+    write(sink, first)
+    write(sink, *others)
+    write(sink, first)  # again
+    found = query(sink, "SELECT id, _cdc_version, name, note, _cdc_deleted, _cdc_at FROM replica.items ORDER BY 2, 1")
+    rows = [(*row, bool(deleted), moment.second) for *row, deleted, moment in found]
+    assert rows == [
+        (1, 1, "a", "n", False, 1),
+        (2, 2, "x", None, False, 2),
+        (1, 3, "b", "n", False, 3),
+        (2, 4, "x", None, True, 4),
+        (2, 5, "y", None, False, 5),
+        (1, 6, "c", "n", False, 6),
+        (2, 6, "y", None, True, 8),  # swept by the marker
+        (None, 7, None, None, True, 7),  # a delete of what was never seen
+    ]
+
+
+def test_scd2(make: MakeSink) -> None:
+    sink = make(mode="scd2")
+    first, *others = _changes()
+    write(sink, first)
+    write(sink, *others)
+    write(sink, ITEMS.batch(at(ITEMS.row(8, id=2, name="z", partial=True), 9)))  # nothing of what was before the delete
+    found = query(sink, "SELECT id, _cdc_version, name, note, _cdc_valid_from, _cdc_valid_to FROM replica.items")
+    rows = sorted((*row, since.second, until and until.second) for *row, since, until in found)
+    assert rows == [
+        (1, 1, "a", "n", 1, 3),
+        (1, 3, "b", "n", 3, 6),
+        (1, 6, "c", "n", 6, None),
+        (2, 2, "x", None, 2, 4),
+        (2, 5, "y", None, 5, 8),
+        (2, 8, "z", None, 9, None),
+    ]
+
+
+def test_deletes_belong_to_merge(store: Store) -> None:
+    with pytest.raises(ValidationError, match="mode: merge"):
+        SqlConfig.model_validate({"type": "sql", **store.config(), "mode": "scd2", "deletes": "hard"})
+
+
+# Connections and messages.
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x", "postgresql://host", "mysql://host/db?ssl_disabled=true", "nothing"])
+def test_urls_that_cannot_work(url: str) -> None:
+    with pytest.raises(ValidationError):
+        SqlConfig.model_validate({"type": "sql", "url": url})
+
+
+def test_a_value_never_gets_into_a_message(make: MakeSink) -> None:
+    dates = table("dates", {"id": INT, "v": LogicalType(Kind.DATE)})
+    bad = dates.row(1, id=1, v="2026-01-01")
+    assert bad.after is not None
+    rejected = write(make(), dates.batch(bad._replace(after=bad.after.replace(b"2026-01-01", b"canary-secret"))))
+    assert "column 'v'" in rejected[0].reason
+    assert "canary" not in rejected[0].reason
+
+
+def test_a_server_that_is_not_there_or_lets_nobody_in(make: MakeSink, store: Store) -> None:
+    url = make_url(store.config()["url"])
+    for wrong in (url.set(port=free_port()), url.set(database="missing")):
+        with pytest.raises(UnreachableError) as raised:
+            make(url=wrong.render_as_string(hide_password=False), schema="x", password="canary-secret")
+        assert "canary" not in str(raised.value)
+    assert make().check()[0].message.startswith("sink copy: ")
+
+
+def test_with_a_ca_a_server_without_tls_is_refused(make: MakeSink, tmp_path: Path) -> None:
+    ca, _ = certificate(tmp_path, "localhost")
+    with pytest.raises(UnreachableError):
+        make(ca=ca)
