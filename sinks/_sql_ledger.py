@@ -101,8 +101,8 @@ class Ledger:
         )
         return {TopicPartition(topic, number): StoredOffset(*stored) for topic, number, *stored in found}
 
-    def fence(self, connection: Connection, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
-        """Lock the partitions of `batches` for the rest of the transaction; returns their floors.
+    def fence(self, connection: Connection, batches: Sequence[Batch]) -> list[TopicPartition]:
+        """Lock the partitions of `batches` for the rest of the transaction; returns those that were never started.
 
         Raises FencedError when a newer generation wrote one of them, GapError when the store is older than it was.
         """
@@ -110,7 +110,7 @@ class Ledger:
         drawn = connection.scalar(select(held.generation).where(self._claim))
         if drawn is None or drawn < self._generation:
             raise self.gap()
-        places = sorted({TopicPartition(batch.topic, batch.partition) for batch in batches})
+        places = _places(batches)
         found = connection.execute(
             select(held.topic, held.partition, held.generation)
             .where(tuple_(held.topic, held.partition).in_(places))
@@ -119,16 +119,19 @@ class Ledger:
         ).fetchall()
         if any(generation > self._generation for _, _, generation in found):
             raise FencedError(f"{self._where}: another process of this sink took over")
-        missing = {*places} - {TopicPartition(topic, number) for topic, number, _ in found}
-        if missing:
+        return sorted({*places} - {TopicPartition(topic, number) for topic, number, _ in found})
+
+    def begin(self, connection: Connection, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
+        """The same, for a transaction that ends with :meth:`store`; returns the floors."""
+        if started := self.fence(connection, batches):
             first = {"topic_id": "", "next_offset": 0, "generation": self._generation}
-            connection.execute(insert(self._offsets), [{**place._asdict(), **first} for place in sorted(missing)])
-        floors = self._floors.c
+            connection.execute(insert(self._offsets), [{**place._asdict(), **first} for place in started])
+        held = self._floors.c
         found = connection.execute(
-            select(floors.topic, floors.partition, floors.version).where(
-                tuple_(floors.topic, floors.partition).in_(places)
+            select(held.topic, held.partition, held.version).where(
+                tuple_(held.topic, held.partition).in_(_places(batches))
             )
-        ).fetchall()
+        )
         return {TopicPartition(topic, number): version for topic, number, version in found}
 
     def raise_floor(self, connection: Connection, batch: Batch, floors: dict[TopicPartition, int]) -> None:
@@ -196,6 +199,10 @@ class Ledger:
 
     def _table(self, name: str, *columns: Column[Any]) -> Table:
         return Table(name, self._metadata, *columns, **TABLE_OPTIONS)
+
+
+def _places(batches: Sequence[Batch]) -> list[TopicPartition]:
+    return list({TopicPartition(batch.topic, batch.partition): None for batch in batches})
 
 
 def _partition() -> tuple[Column[Any], Column[Any]]:

@@ -206,7 +206,7 @@ class SqlSink(Sink):
         rejected: list[Rejected] = []
         staged = 0
         with self._engine.begin() as connection:
-            floors = self._ledger.fence(connection, batches)
+            floors = self._ledger.begin(connection, batches)
             for together in rounds(batches):
                 for batch in together:
                     if batch.floor > floors.get(TopicPartition(batch.topic, batch.partition), 0):

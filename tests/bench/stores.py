@@ -7,6 +7,7 @@ must do in any case: compare versions, write, make it durable as far as the stor
 from __future__ import annotations
 
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg
 import pyarrow as pa
 import tantivy
 import urllib3
@@ -25,6 +27,7 @@ from sinks import _tantivy_index as documents
 from sinks._search_index import mapping
 from tests.bench.stage import Stage
 from tests.servers.opensearch import OpenSearchServer, opensearch_classes
+from tests.servers.postgres import Postgres, embedded_binaries, new_folder
 from tests.servers.redis import RedisServer, valkey_binary
 
 Prepared = Sequence[Any]
@@ -285,4 +288,77 @@ class Tantivy(Store):
             yield row
 
 
-STORES: dict[str, type[Store]] = {"duckdb": DuckDB, "tantivy": Tantivy, "redis": Redis, "opensearch": OpenSearch}
+class Sql(Store):
+    """A schema per place of one PostgreSQL, which syncs to its disk; the bare loop copies a prepared text into a typed
+    table and upserts from there, guarded by the version.
+    """
+
+    _TABLES = """
+    CREATE SCHEMA {place};
+    CREATE TABLE {place}.orders (id bigint PRIMARY KEY, customer integer, amount numeric(12,2), status text, note text,
+      paid boolean, placed_at timestamptz, due date, details json, reference uuid, version bigint);
+    CREATE TABLE {place}.deleted (id bigint PRIMARY KEY, version bigint);
+    CREATE UNLOGGED TABLE {place}.batch (LIKE {place}.orders);
+    CREATE UNLOGGED TABLE {place}.gone (LIKE {place}.deleted);
+    """
+
+    @cached_property
+    def _server(self) -> Postgres:
+        folder = new_folder()
+        server = Postgres(embedded_binaries(folder), folder, {"fsync": "on"})
+        self._stage.also_close(lambda: shutil.rmtree(folder))
+        self._stage.also_close(server.immediate)
+        return server.start()
+
+    def sink(self, place: str) -> dict[str, Any]:
+        return {"type": "sql", "url": self._server.dsn, "schema": place}
+
+    def prepare(self, place: str, batches: Sequence[Sequence[Batch]]) -> Prepared:
+        with self._server.connect() as connection:
+            connection.execute(self._TABLES.format(place=place).encode())
+        prepared = []
+        for together in batches:
+            rows, deletes = _split(together)
+            lines = (self._line([*json.loads(row.after or b"").values(), row.version]) for _, row in rows)
+            gone = (self._line([json.loads(row.key)["id"], row.version]) for _, row in deletes)
+            prepared.append(("".join(lines).encode(), "".join(gone).encode()))
+        return prepared
+
+    def _line(self, values: Sequence[Any]) -> str:
+        escapes = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+        return "\t".join(r"\N" if value is None else str(value).translate(escapes) for value in values) + "\n"
+
+    def bare(self, place: str, prepared: Prepared) -> None:
+        names = ["customer", "amount", "status", "note", "paid", "placed_at", "due", "details", "reference", "version"]
+        updates = ", ".join(f"{name} = excluded.{name}" for name in names)
+        statements = f"""
+            INSERT INTO {place}.orders AS held SELECT * FROM {place}.batch
+              ON CONFLICT (id) DO UPDATE SET {updates} WHERE held.version < excluded.version;
+            DELETE FROM {place}.orders AS held USING {place}.gone
+              WHERE held.id = gone.id AND held.version < gone.version;
+            INSERT INTO {place}.deleted AS held SELECT * FROM {place}.gone
+              ON CONFLICT (id) DO UPDATE SET version = excluded.version WHERE held.version < excluded.version;
+            TRUNCATE {place}.batch, {place}.gone;
+        """
+        with psycopg.connect(self._server.dsn) as connection, connection.cursor() as cursor:
+            for rows, gone in prepared:
+                for table, lines in ((f"{place}.batch", rows), (f"{place}.gone", gone)):
+                    with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+                        copy.write(lines)
+                cursor.execute(statements.encode())
+                connection.commit()
+
+    def rows(self, place: str, *, ours: bool) -> Iterator[bytes]:
+        with self._server.connect() as connection:
+            found = connection.execute(f"SELECT row_to_json(held)::text FROM {place}.orders AS held".encode())
+            for (row,) in found:
+                yield row.encode()
+
+
+STORES: dict[str, type[Store]] = {
+    "duckdb": DuckDB,
+    "tantivy": Tantivy,
+    "redis": Redis,
+    "opensearch": OpenSearch,
+    "sql": Sql,
+}

@@ -21,8 +21,8 @@ from tests.servers.postgres import Database, Server, create_database, drop_datab
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
 DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "20"))
 BIG = int(os.environ.get("CDC_TORTURE_BIG", "30000"))
-STORES = tuple(os.environ.get("CDC_TORTURE_STORES", "duckdb,tantivy,redis,opensearch").split(","))
-OWNING = tuple(name for name in STORES if load_sink("sinks", name).owns_offsets)
+STORES = tuple(os.environ.get("CDC_TORTURE_STORES", "duckdb,tantivy,redis,opensearch,sql_postgres").split(","))
+OWNING = tuple(name for name in STORES if load_sink("sinks", stores.load(name).type).owns_offsets)
 
 
 @pytest.fixture(
@@ -69,7 +69,7 @@ def write_config(
         "pipeline": pipeline,
         "log": log_config,
         "sources": {"db": {"type": "postgres", "url": database.dsn, "tables": list(TABLES)}},
-        "sinks": {name: {"type": name, **store.config()} for name, store in sinks.items()},
+        "sinks": {name: {"type": store.type, **store.config()} for name, store in sinks.items()},
     }
     if "opensearch" in sinks:  # where its adapter looks
         document["sinks"]["opensearch"]["index"] = f"{stores.PIPELINE}.{{schema}}.{{table}}"

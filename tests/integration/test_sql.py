@@ -185,6 +185,10 @@ def test_another_sink_needs_a_schema_of_its_own(make: MakeSink) -> None:
 
 def test_rows_and_offsets_are_one_transaction(make: MakeSink, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = make()
+    monkeypatch.setitem(faults._armed, "sink.between_rows_and_offsets", ("raise", 1))
+    with pytest.raises(TransientError):
+        write(sink, ITEMS.batch(ITEMS.row(1, id=1)))
+    assert sink.offsets() == {}  # although the table was made
     write(sink, ITEMS.batch(ITEMS.row(1, id=1), ITEMS.row(2, id=2)))
     before = sink.offsets()
     monkeypatch.setitem(faults._armed, "sink.between_rows_and_offsets", ("raise", 1))

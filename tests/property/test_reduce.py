@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from cdc.config.fields import SinkConfig
 from cdc.log import Fetched, Record, TopicPartition
 from cdc.record import LAYOUT, PARTIAL, SWEEP_KEY, TOMBSTONE, TRUNCATE_KEY, marker_header, pack_header
-from cdc.reduce import reduce
-from cdc.sink import Row
+from cdc.reduce import history, reduce
+from cdc.sink import Batch, Row
 from cdc.testing import MemorySink
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
@@ -73,12 +74,14 @@ def _records(changes: list[Change]) -> list[Record]:
     return records
 
 
-def _apply(parts: list[list[Record]]) -> dict[bytes, tuple[int, bytes | None]]:
-    """What a store holds after `parts`, each reduced to a batch of its own."""
+def _apply(
+    parts: list[list[Record]], made: Callable[..., list[Batch]] = reduce
+) -> dict[bytes, tuple[int, bytes | None]]:
+    """What a store holds after `parts`, each `made` into batches of its own."""
     sink = MemorySink("memory", SinkConfig(type="memory"))
     sink.open()
     for records in parts:
-        sink.write(reduce([Fetched("t", 0, records, 0)], {TABLE.id: TABLE}.__getitem__), TOPIC_IDS)
+        sink.write(made([Fetched("t", 0, records, 0)], {TABLE.id: TABLE}.__getitem__), TOPIC_IDS)
     return {key: (row.version, row.after) for key, row in sink.store.rows[PLACE].items()}
 
 
@@ -94,6 +97,12 @@ CUTS = st.sets(st.integers(0, 25), max_size=5)
 def test_batches_bring_what_single_records_bring(changes: list[Change], cuts: set[int]) -> None:
     records = _records(changes)
     assert _apply(_parts(records, cuts)) == _apply([[record] for record in records] or [[]])
+
+
+@given(st.one_of(st.lists(CHANGES, max_size=25), st.lists(SWEPT_CHANGES, max_size=25)), CUTS)
+def test_a_history_ends_where_a_reduced_batch_does(changes: list[Change], cuts: set[int]) -> None:
+    parts = _parts(_records(changes), cuts)
+    assert _apply(parts, history) == _apply(parts)
 
 
 @given(st.lists(SWEPT_CHANGES, max_size=25), CUTS, st.randoms(use_true_random=False))

@@ -19,7 +19,7 @@ from cdc.record import (
     marker_header,
     pack_header,
 )
-from cdc.reduce import filled, key_hash, reduce
+from cdc.reduce import filled, history, key_hash, reduce
 from cdc.sink import Batch, Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
@@ -274,3 +274,43 @@ def test_values_are_not_parsed() -> None:
     after = b'{"id":1,"note":"\\ud83d\\ude00","price":123456789012345678901234567890.10}'
     assert json.loads(after)["note"] == "\N{GRINNING FACE}"
     assert [row.after for row in one(change(b"c", 1, 1, after)).rows] == [after]
+
+
+def test_history_keeps_every_row_and_a_marker_begins_a_new_batch() -> None:
+    records = [
+        change(b"c", 1, 1, b'{"id":1,"note":"x","price":1}')._replace(timestamp=1_000),
+        change(b"u", 1, 2, b'{"id":1,"price":2}', flags=PARTIAL),
+        change(b"d", 1, 3),
+        tombstone(1, 3),
+        change(b"m", 1, 4),
+        change(b"c", 1, 5, b'{"id":1,"note":"y"}'),
+        truncate(6)._replace(timestamp=2_000),
+        change(b"u", 1, 7, b'{"id":1,"price":3}', flags=PARTIAL),
+        tombstone(2, 8),
+    ]
+    place = (ORDERS.topic, 3)
+    assert history([Fetched(*place, records[:2], 9), Fetched(*place, records[2:], 10)], SCHEMAS.__getitem__) == [
+        Batch(
+            *place,
+            0,
+            [
+                Row(key(1), 1, b'{"id":1,"note":"x","price":1}', ORDERS, False, 1, 1_000),
+                Row(key(1), 2, b'{"id":1,"note":"x","price":2}', ORDERS, False, 2),
+                Row(key(1), 3, None, ORDERS, False, 3),
+                Row(key(1), 5, b'{"id":1,"note":"y"}', ORDERS, False, 5),
+            ],
+            [],
+            10,
+        ),
+        Batch(
+            *place,
+            6,
+            [
+                Row(key(1), 7, b'{"id":1,"price":3}', ORDERS, True, 7),  # nothing of what was before the truncate
+                Row(key(2), 8, None, ORDERS, False, 8),
+            ],
+            [],
+            10,
+            2_000,
+        ),
+    ]
