@@ -16,9 +16,17 @@ from cdc.errors import PermanentError
 from schemas.table import TableSchema
 from sinks import _table_names
 from sinks._duckdb_types import column_type, holds
+from sinks._warehouse import AT, DELETED, KEY, OWN_COLUMNS, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept
 
-KEY, VERSION, PARTITION = "_cdc_key", "_cdc_version", "_cdc_partition"
-OWN_COLUMNS: Final = {KEY: "VARCHAR", VERSION: "BIGINT", PARTITION: "INTEGER"}
+_TIME: Final = "TIMESTAMP WITH TIME ZONE"
+_OWN: Final = {KEY: "VARCHAR NOT NULL", VERSION: "BIGINT NOT NULL", PARTITION: "INTEGER NOT NULL"}
+_DELETED: Final = {DELETED: "BOOLEAN DEFAULT false"}
+_OWN_OF: Final = {
+    Kept.HARD: _OWN,
+    Kept.SOFT: {**_OWN, **_DELETED},
+    Kept.APPEND: {**_OWN, **_DELETED, AT: f"{_TIME} NOT NULL"},
+    Kept.SCD2: {**_OWN, VALID_FROM: f"{_TIME} NOT NULL", VALID_TO: _TIME},
+}
 
 
 def quoted(name: str) -> str:
@@ -37,6 +45,7 @@ class Table:
 
     sql: str
     columns: Mapping[str, str]
+    kept: Kept
 
 
 class Tables:
@@ -44,10 +53,13 @@ class Tables:
     file while a sink's generation lasts. After a transaction that failed, what was read is to be forgotten.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, schema: str, template: str, where: str) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, schema: str, template: str, where: str, kept: Kept
+    ) -> None:
         self._schema = schema
         self._template = template
         self._where = where
+        self._kept = kept
         found = connection.execute(
             "SELECT table_name, comment FROM duckdb_tables() "
             "WHERE database_name = current_database() AND lower(schema_name) = lower(?)",
@@ -57,10 +69,11 @@ class Tables:
         self._names = {comment: name for name, comment in found if comment}
         self._tables: dict[str, Table] = {}
         self._prepared: set[bytes] = set()
+        self._followed: set[str] = set()
 
     def of_topic(self, connection: duckdb.DuckDBPyConnection, topic: str) -> Table | None:
         """The table with the rows of `topic`, None if there is none yet."""
-        name = self._names.get(_comment(topic))
+        name = self._names.get(self._kept.comment(topic))
         if name is None:
             return None
         if name not in self._tables:
@@ -70,8 +83,15 @@ class Tables:
                 [self._schema, name],
             ).fetchall()
             own = {column: kind for column, kind in columns if column not in OWN_COLUMNS}
-            self._tables[name] = Table(self._sql(name), own)
+            self._tables[name] = Table(self._sql(name), own, self._kept)
         return self._tables[name]
+
+    def follow(self, connection: duckdb.DuckDBPyConnection, topic: str) -> None:
+        """Let the table of `topic` mark deletes, if these were hard before."""
+        if self._kept is Kept.SOFT and topic not in self._followed:
+            if (table := self.of_topic(connection, topic)) is not None:
+                connection.execute(f"ALTER TABLE {table.sql} ADD COLUMN IF NOT EXISTS {DELETED} {_DELETED[DELETED]}")
+            self._followed.add(topic)
 
     def prepare(self, connection: duckdb.DuckDBPyConnection, schema: TableSchema) -> None:
         """Make the table for rows of `schema`, or change it as these need it.
@@ -81,7 +101,7 @@ class Tables:
         if schema.id in self._prepared:
             return
         name = self._template.format(schema=schema.schema, table=schema.table)
-        current = self._names.get(_comment(schema.topic))
+        current = self._names.get(self._kept.comment(schema.topic))
         if current not in (None, name):
             raise PermanentError(
                 f"{self._where}: the rows of {schema.topic} are in table {current}, and are to go to {name} now",
@@ -104,12 +124,12 @@ class Tables:
                 f"{self._where}: table {owned[0]} exists and is not for {schema.topic}: {owned[1] or 'made by others'}",
                 hint="give each table of the source one of its own, for example table: '{schema}_{table}'",
             )
-        comment = _comment(schema.topic)
+        comment = self._kept.comment(schema.topic)
         self._owners[name.casefold()] = (name, comment)
         self._names[comment] = name
-        names = stored_names(schema, Table(name, {}))
+        names = stored_names(schema, Table(name, {}, self._kept))
         columns = [f"{quoted(names[column.name])} {column_type(column.type)}" for column in schema.columns]
-        columns += [f"{column} {kind} NOT NULL" for column, kind in OWN_COLUMNS.items()]
+        columns += [f"{column} {kind}" for column, kind in _OWN_OF[self._kept].items()]
         return [
             f"CREATE TABLE {self._sql(name)} ({', '.join(columns)})",
             f"COMMENT ON TABLE {self._sql(name)} IS {text(comment)}",
@@ -138,7 +158,3 @@ class Tables:
 def stored_names(schema: TableSchema, table: Table) -> dict[str, str]:
     """What each column of `schema` is called in `table`."""
     return _table_names.stored_names(schema.by_name, table.columns, OWN_COLUMNS)
-
-
-def _comment(topic: str) -> str:
-    return f"rows of {topic}, kept by cdc"

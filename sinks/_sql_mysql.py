@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pymysql
-from sqlalchemy import Connection, Select, Table, delete, exists, func, insert, select, text
+from sqlalchemy import Connection, Select, Table, delete, func, insert, select, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import Executable
@@ -40,9 +40,10 @@ from cdc.sink import Row
 from schemas.types import Kind, LogicalType
 from sinks._sql_server import Refused, SqlServer, Trouble, refused
 from sinks._sql_staging import INCOMING, Changes, is_late, moment
-from sinks._sql_target import AT, DELETED, KEY, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept, Target
+from sinks._sql_target import Target
 from sinks._table_names import hashed
 from sinks._tls import trusting
+from sinks._warehouse import AT, DELETED, KEY, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept
 from sinks._widening import TypeNames
 
 MOST_NAME_CHARACTERS: Final = 64
@@ -174,7 +175,7 @@ class MySqlServer(SqlServer):
     ) -> Sequence[Refused]:
         numbers = range(first, first + len(changes.rows))
         these = INCOMING.c.number.between(numbers[0], numbers[-1])
-        after_delete = exists().where(is_late(changes.topic, tombstones))
+        after_delete = is_late(changes.topic, tombstones)
         late = set(connection.scalars(select(INCOMING.c.number).where(these, after_delete)))
         unfit: list[Refused] = []
         values: dict[int, tuple[Any, ...]] = {}

@@ -10,7 +10,7 @@ from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row
 from sinks._rows import columns_of
 from sinks._sql_staging import MOST_KEY_BYTES, Changes
-from sinks._sql_target import Kept
+from sinks._warehouse import Kept, Succession
 
 TOO_LONG = f"its key is longer than the {MOST_KEY_BYTES} bytes that an index takes"
 
@@ -20,10 +20,9 @@ class Gathered:
 
     def __init__(self, batches: Sequence[Batch], floors: Mapping[TopicPartition, int], kept: Kept) -> None:
         self.rejected: list[Rejected] = []
-        self._scd2 = kept is Kept.SCD2
+        self._succession = Succession() if kept is Kept.SCD2 else None
         self._deletes: dict[str, Changes] = {}
         self._upserts: dict[tuple[bytes, frozenset[str] | None], Changes] = {}
-        self._last: dict[tuple[str, bytes], tuple[Changes, int] | None] = {}
         for batch in batches:
             floor = floors.get(TopicPartition(batch.topic, batch.partition), 0)
             for row in batch.rows:
@@ -45,7 +44,8 @@ class Gathered:
             if row.after is not None:  # a delete finds nothing
                 self._reject(batch, row, TOO_LONG)
             return
-        upsert: tuple[Changes, int] | None = None
+        until: dict[int, int] = {}
+        number = 0
         if row.after is not None:
             assert row.schema is not None, "a row that is no delete has a schema"
             try:
@@ -56,27 +56,12 @@ class Gathered:
             changes = self._upserts.get((row.schema.id, sent))
             if changes is None:
                 changes = self._upserts[row.schema.id, sent] = Changes(batch.topic, row.schema, sent)
-            upsert = changes, changes.add(row, batch.partition)
-        if self._scd2:
-            self._succeed(batch, row, upsert)
-        elif row.after is None:
-            self._end(batch, row)
-
-    def _succeed(self, batch: Batch, row: Row, upsert: tuple[Changes, int] | None) -> None:
-        """End what was current before `row`: an earlier row here, or what the table holds."""
-        place = (batch.topic, row.key)
-        if place not in self._last:
-            self._end(batch, row)
-        elif (last := self._last[place]) is not None:
-            changes, number = last
-            changes.until[number] = row.at
-        self._last[place] = upsert
-
-    def _end(self, batch: Batch, row: Row) -> None:
-        deletes = self._deletes.get(batch.topic)
-        if deletes is None:
-            deletes = self._deletes[batch.topic] = Changes(batch.topic)
-        deletes.add(row._replace(after=None), batch.partition)
+            until, number = changes.until, changes.add(row, batch.partition)
+        if row.after is None if self._succession is None else self._succession.add(batch.topic, row, until, number):
+            deletes = self._deletes.get(batch.topic)
+            if deletes is None:
+                deletes = self._deletes[batch.topic] = Changes(batch.topic)
+            deletes.add(row._replace(after=None), batch.partition)
 
     def _reject(self, batch: Batch, row: Row, reason: str) -> None:
         self.rejected.append(Rejected(batch.topic, batch.partition, row.offset, row.key, reason))

@@ -7,7 +7,7 @@ somebody else made. What a column is called if the database cannot take or tell 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from sqlalchemy import (
@@ -25,8 +25,9 @@ from cdc.errors import PermanentError
 from schemas.table import TableSchema
 from sinks._sql_server import SqlServer
 from sinks._sql_staging import TABLE_OPTIONS
-from sinks._sql_target import OWN_COLUMNS, Kept, Target, own_columns
+from sinks._sql_target import Target, own_columns
 from sinks._table_names import stored_names
+from sinks._warehouse import OWN_COLUMNS, Kept
 
 
 class Tables:
@@ -43,17 +44,30 @@ class Tables:
         self._where = where
         self._kept = kept
         self._owners = server.comments(connection, schema)
-        noun = f"{kept.noun} of "
-        self._names = {comment: name for name, comment in self._owners.items() if comment and comment.startswith(noun)}
+        self._names = {comment: name for name, comment in self._owners.items() if comment}
         self._targets: dict[str, Target] = {}
         self._prepared: set[bytes] = set()
+        self._followed: set[str] = set()
 
-    def follow(self, connection: Connection) -> None:
-        """Give tables the columns of ours that they lack: their deletes were hard before, and are soft now."""
-        if self._kept is Kept.SOFT:
-            for name in self._names.values():
-                held = self._server.columns(connection, self._schema, name)
-                self._add(connection, name, [one for one in own_columns(self._kept) if one.name not in held])
+    def is_ready(self, topics: Set[str], schemas: Iterable[TableSchema]) -> bool:
+        """Whether the tables are known to be ready for rows of `schemas` and deletes of `topics`."""
+        return topics <= self._followed and all(schema.id in self._prepared for schema in schemas)
+
+    def prepare(self, connection: Connection, topics: Set[str], schemas: Iterable[TableSchema]) -> None:
+        """Make the tables ready. MySQL commits each change of a table at once.
+
+        Raises PermanentError when another owner has a table, or a column cannot take the values.
+        """
+        for topic in topics - self._followed:
+            target = self.of_topic(connection, topic)
+            if target is not None and self._kept is Kept.SOFT:  # deletes may have been hard before
+                missing = [one for one in own_columns(self._kept) if one.name not in target.clause.c]
+                self._add(connection, target.clause.name, missing)
+                del self._targets[target.clause.name]
+            self._followed.add(topic)
+        for schema in schemas:
+            if schema.id not in self._prepared:
+                self._prepare(connection, schema)
 
     def of_topic(self, connection: Connection, topic: str) -> Target | None:
         """The table with the rows of `topic`, None if there is none yet."""
@@ -73,15 +87,7 @@ class Tables:
         """What each column of `schema` is called in a table that has `columns`."""
         return stored_names(schema.by_name, columns, OWN_COLUMNS, fold=self._server.fold, legal=self._server.legal)
 
-    def is_prepared(self, schema: TableSchema) -> bool:
-        """Whether the table is known to be ready for rows of `schema`."""
-        return schema.id in self._prepared
-
-    def prepare(self, connection: Connection, schema: TableSchema) -> None:
-        """Make the table for rows of `schema`, or change it as these need it. MySQL commits each such change at once.
-
-        Raises PermanentError when another owner has the table, or a column cannot take the values.
-        """
+    def _prepare(self, connection: Connection, schema: TableSchema) -> None:
         name = self._server.legal(self._template.format(schema=schema.schema, table=schema.table))
         current = self._names.get(self._comment(schema.topic))
         if current not in (None, name):
@@ -154,4 +160,4 @@ class Tables:
 
     def _comment(self, topic: str) -> str:
         """Whose rows a table holds, in letters that every server keeps."""
-        return f"{self._kept.noun} of {topic.encode('ascii', 'backslashreplace').decode()}, kept by cdc"
+        return self._kept.comment(topic.encode("ascii", "backslashreplace").decode())

@@ -1,23 +1,13 @@
-"""A table of an SQL database that takes rows of a source's table: what becomes there of changes, deletes and markers.
+"""A table of an SQL database that takes rows of a source's table: what becomes there of deletes, markers, partial rows.
 
-============  ==================================================================================================
-kept          the table
-============  ==================================================================================================
-``hard``      each row as it is; deleted rows go
-``soft``      each row as it is; a deleted one stays as it was, and ``_cdc_deleted`` is true
-``append``    a row per change, when it came on the log in ``_cdc_at``; a delete repeats the row as it was, with
-              ``_cdc_deleted``
-``scd2``      a row per change that was current from ``_cdc_valid_from`` until ``_cdc_valid_to``, null if it still
-              is; a delete ends the last
-============  ==================================================================================================
+See :mod:`sinks._warehouse` for what is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -40,29 +30,7 @@ from sqlalchemy.sql.expression import ColumnElement, FromClause, TableClause
 
 from cdc.sink import Batch, Row
 from sinks._sql_staging import INCOMING, KEY_TYPE, TIME_TYPE, is_newer, moment
-
-KEY, VERSION, PARTITION, DELETED = "_cdc_key", "_cdc_version", "_cdc_partition", "_cdc_deleted"
-AT, VALID_FROM, VALID_TO = "_cdc_at", "_cdc_valid_from", "_cdc_valid_to"
-OWN_COLUMNS: Final = (KEY, VERSION, PARTITION, DELETED, AT, VALID_FROM, VALID_TO)
-
-
-class Kept(StrEnum):
-    """What a table keeps."""
-
-    HARD = "hard"
-    SOFT = "soft"
-    APPEND = "append"
-    SCD2 = "scd2"
-
-    @property
-    def history(self) -> bool:
-        """Whether it has a row per change, and not one per key."""
-        return self in (Kept.APPEND, Kept.SCD2)
-
-    @property
-    def noun(self) -> str:
-        """What its rows are; tables that differ in this cannot become each other."""
-        return {Kept.APPEND: "changes", Kept.SCD2: "history"}.get(self, "rows")
+from sinks._warehouse import AT, DELETED, KEY, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept
 
 
 def own_columns(kept: Kept) -> list[Column[Any]]:

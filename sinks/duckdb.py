@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import duckdb
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from cdc import faults
 from cdc.config.fields import BatchConfig, ByteSize, Duration, SinkConfig
@@ -31,10 +31,10 @@ from cdc.errors import FencedError, GapError, PermanentError, TransientError, Un
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Sink, StoredOffset
-from sinks._duckdb_rows import VALUE_ERRORS, gathered
-from sinks._duckdb_table import PARTITION, VERSION, Table, Tables, quoted
+from sinks._duckdb_rows import VALUE_ERRORS, gathered, moment, repeated
+from sinks._duckdb_table import Table, Tables, quoted
 from sinks._rounds import rounds
-from sinks._table_names import table_template
+from sinks._warehouse import AT, DELETED, KEY, PARTITION, VALID_TO, VERSION, Kept, WarehouseConfig
 
 PURGE_EVERY_SECONDS: Final = 3600.0
 
@@ -67,17 +67,13 @@ class LargeBatch(BatchConfig):
     """Longest time that a record waits for others."""
 
 
-class DuckDBConfig(SinkConfig):
+class DuckDBConfig(WarehouseConfig):
     """Configuration of a DuckDB sink."""
 
     path: Path = Field(examples=["warehouse.duckdb"])
     """The database file; its folder must exist."""
     schema_: Annotated[str, Field(alias="schema", min_length=1)] = "main"
     """Schema of the file that the tables are made in. A second sink on the same file needs one of its own."""
-    table: Annotated[str, AfterValidator(table_template)] = "{table}"
-    """What a table is called: ``{schema}`` and ``{table}`` of the source."""
-    tombstone_ttl: Annotated[Duration, Field(gt=0)] = 8 * 86400.0
-    """How long the version of a deleted row is kept: longer than any replay of older rows can take."""
     batch: LargeBatch = LargeBatch()
 
 
@@ -91,6 +87,8 @@ class DuckDBSink(Sink):
     def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
         assert isinstance(config, DuckDBConfig)
         self._config = config
+        self._kept = config.kept
+        self.every_change = config.kept.history
         self._path = config.path.absolute()
         self._where = f"sink {name}: {self._path}"
         self._owner = f"{pipeline}:{name}"
@@ -158,9 +156,11 @@ class DuckDBSink(Sink):
         tables, self._tables = self._tables, None  # to be forgotten, should anything go wrong
         with self._transaction() as connection:
             self._fence(connection)
-            tables = tables or Tables(connection, self._config.schema_, self._config.table, self._where)
-            steps = [(together, gathered(together, checked=checked)) for together in rounds(batches)]
+            tables = tables or Tables(connection, self._config.schema_, self._config.table, self._where, self._kept)
+            steps = [(together, gathered(together, self._kept, checked=checked)) for together in rounds(batches)]
             # DuckDB changes a table only as long as the transaction has not changed its rows.
+            for topic in {batch.topic for batch in batches}:
+                tables.follow(connection, topic)
             for _, gathering in steps:
                 for group in gathering.upserts:
                     tables.prepare(connection, group.schema)
@@ -168,12 +168,12 @@ class DuckDBSink(Sink):
                 for batch in together:
                     if batch.floor:
                         _sweep(connection, tables.of_topic(connection, batch.topic), batch)
-                for deletes in gathering.deletes:
-                    deletes.apply(connection, tables.of_topic(connection, deletes.topic))
                 for group in gathering.upserts:
                     table = tables.of_topic(connection, group.schema.topic)
                     assert table is not None, "it has been prepared"
                     rejected += group.apply(connection, table)
+                for deletes in gathering.deletes:
+                    deletes.apply(connection, tables.of_topic(connection, deletes.topic), self._kept)
             faults.reach("sink.between_rows_and_offsets")
             _store_offsets(connection, batches, topic_ids, self._generation)
             self._purge(connection)
@@ -247,10 +247,24 @@ def _sweep(connection: duckdb.DuckDBPyConnection, table: Table | None, batch: Ba
         [batch.topic, batch.partition, batch.floor],
     )
     if table is not None:
-        connection.execute(
-            f"DELETE FROM {table.sql} WHERE {PARTITION} = ? AND {VERSION} < ?",
-            [batch.partition, batch.floor],
-        )
+        statement = _swept(table)
+        connection.execute(statement, {"partition": batch.partition, "floor": batch.floor, "at": batch.at})
+
+
+def _swept(table: Table) -> str:
+    """The statement that deletes what lies below a floor."""
+    below = f"{PARTITION} = $partition AND {VERSION} < $floor AND $at IS NOT NULL"
+    match table.kept:
+        case Kept.HARD:
+            return f"DELETE FROM {table.sql} WHERE {below}"
+        case Kept.SOFT:
+            return f"UPDATE {table.sql} SET {DELETED} = true, {VERSION} = $floor WHERE {below} AND NOT {DELETED}"
+        case Kept.SCD2:
+            return f"UPDATE {table.sql} SET {VALID_TO} = {moment('$at')} WHERE {below} AND {VALID_TO} IS NULL"
+    own = {KEY: f"last.{KEY}", VERSION: "$floor", PARTITION: f"last.{PARTITION}", AT: moment("$at")}
+    newer = f"newer.{KEY} = last.{KEY} AND newer.{VERSION} > last.{VERSION}"
+    live = f"(FROM {table.sql} WHERE {below} AND NOT {DELETED}) AS last"
+    return repeated(table, own, f"{live} ANTI JOIN {table.sql} AS newer ON {newer}")
 
 
 def _store_offsets(

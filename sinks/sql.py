@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 from sqlalchemy import (
     URL,
     Connection,
@@ -46,9 +46,8 @@ from sinks._sql_rows import Gathered
 from sinks._sql_server import SqlServer, Trouble
 from sinks._sql_staging import INCOMING, Changes
 from sinks._sql_tables import Tables
-from sinks._sql_target import Kept
-from sinks._table_names import table_template
 from sinks._url import is_on_this_machine
+from sinks._warehouse import WarehouseConfig
 
 PURGE_EVERY_SECONDS: Final = 3600.0
 
@@ -82,7 +81,7 @@ class LargeBatch(BatchConfig):
     every: Duration = 0.5
 
 
-class SqlConfig(SinkConfig):
+class SqlConfig(WarehouseConfig):
     """Configuration of a warehouse in PostgreSQL (14 or later), MySQL (8 or later) or MariaDB (10.6 or later)."""
 
     url: Annotated[Url, AfterValidator(_database)]
@@ -94,28 +93,7 @@ class SqlConfig(SinkConfig):
     schema_: Annotated[str | None, Field(alias="schema", min_length=1)] = None
     """Schema (MySQL: database) that the tables are made in; default ``public``, or the database of `url`. A second
     sink needs one of its own."""
-    table: Annotated[str, AfterValidator(table_template)] = "{table}"
-    """What a table is called: ``{schema}`` and ``{table}`` of the source."""
-    mode: Literal["merge", "append", "scd2"] = "merge"
-    """``merge``: a row per key. ``append``: a row per change, with ``_cdc_at``, and a delete repeats the row with
-    ``_cdc_deleted``. ``scd2``: a row per change, current from ``_cdc_valid_from`` until ``_cdc_valid_to``. The last two
-    can only be filled again from a log with ``cleanup: keep``."""
-    deletes: Literal["hard", "soft"] = "hard"
-    """For ``merge``. ``hard``: a deleted row goes; ``soft``: it stays as it was, and ``_cdc_deleted`` is true."""
-    tombstone_ttl: Annotated[Duration, Field(gt=0)] = 8 * 86400.0
-    """How long the version of a deleted row is kept: longer than any replay of older rows can take."""
     batch: LargeBatch = LargeBatch()
-
-    @model_validator(mode="after")
-    def _deletes_of_merge(self) -> SqlConfig:
-        if self.mode != "merge" and "deletes" in self.model_fields_set:
-            raise ValueError(f"deletes is for mode: merge; {self.mode} keeps every row in a way of its own")
-        return self
-
-    @property
-    def kept(self) -> Kept:
-        """What the tables keep."""
-        return Kept(self.deletes if self.mode == "merge" else self.mode)
 
 
 class SqlSink(Sink):
@@ -189,17 +167,15 @@ class SqlSink(Sink):
         """The tables, ready for the rows of `batches`. What must be made or changed is, in a transaction of its own:
         MySQL commits with each such statement.
         """
+        topics = {batch.topic for batch in batches}
         schemas = {row.schema: None for batch in batches for row in batch.rows if row.schema and row.after is not None}
-        if tables is None or not all(map(tables.is_prepared, schemas)):
+        if tables is None or not tables.is_ready(topics, schemas):
+            config = self._config
             with self._engine.begin() as connection:
                 self._ledger.fence(connection, batches)
                 if tables is None:
-                    config = self._config
                     tables = Tables(connection, self._server, self._schema, config.table, self._where, config.kept)
-                    tables.follow(connection)
-                for schema in schemas:
-                    if not tables.is_prepared(schema):
-                        tables.prepare(connection, schema)
+                tables.prepare(connection, topics, schemas)
         return tables
 
     def _apply(self, tables: Tables, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> list[Rejected]:

@@ -13,7 +13,6 @@ from sqlalchemy import make_url, text
 from cdc import faults
 from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
 from cdc.log import TopicPartition
-from cdc.sink import Row
 from schemas.types import Kind, LogicalType
 from sinks.sql import SqlConfig, SqlSink
 from tests.contract import sinks
@@ -56,10 +55,6 @@ def query(sink: SqlSink, sql: str) -> list[tuple[Any, ...]]:
     with sink._engine.begin() as connection:
         result = connection.execute(text(sql))
         return [tuple(row) for row in result] if result.returns_rows else []
-
-
-def at(row: Row, second: int) -> Row:
-    return row._replace(at=second * 1000)
 
 
 # Tables.
@@ -237,88 +232,6 @@ def test_old_tombstones_are_forgotten(make: MakeSink) -> None:
     query(sink, "UPDATE replica._cdc_tombstones SET deleted_at = deleted_at - 3600")
     write(sink, ITEMS.batch(ITEMS.deleted(2, id=2)))
     assert query(sink, "SELECT version FROM replica._cdc_tombstones") == [(2,)]
-
-
-# What is kept of deleted and changed rows.
-
-
-def test_soft_deletes(make: MakeSink) -> None:
-    write(make(), ITEMS.batch(ITEMS.row(1, id=1, name="a", note="n"), ITEMS.row(2, id=2, name="b")))
-    sink = make(deletes="soft")  # from now on
-
-    def rows() -> list[tuple[Any, ...]]:
-        found = query(sink, "SELECT id, name, note, _cdc_deleted FROM replica.items ORDER BY id")
-        return [(*row, bool(deleted)) for *row, deleted in found]
-
-    write(sink, ITEMS.batch(ITEMS.deleted(3, id=1), ITEMS.deleted(9, id=3)))
-    write(sink, ITEMS.batch(ITEMS.row(2, id=1, name="late"), ITEMS.row(8, id=3, name="late")))
-    assert rows() == [(1, "a", "n", True), (2, "b", None, False)]
-    write(sink, ITEMS.batch(ITEMS.row(10, id=1, name="again", partial=True)))
-    assert rows() == [(1, "again", None, False), (2, "b", None, False)]
-    write(sink, ITEMS.batch(floor=10))
-    assert rows() == [(1, "again", None, False), (2, "b", None, True)]
-    write(sink, ITEMS.batch(ITEMS.row(9, id=2, name="late")))
-    write(sink, ITEMS.batch(ITEMS.row(11, id=2, name="new")))
-    assert rows() == [(1, "again", None, False), (2, "new", None, False)]
-
-
-def _changes() -> list[Any]:
-    """Batches of one partition as delivery hands them to a history: every row, markers in between."""
-    rows = [
-        ITEMS.row(1, id=1, name="a", note="n"),
-        ITEMS.row(2, id=2, name="x"),
-        ITEMS.row(3, id=1, name="b", partial=True, note="n"),
-        ITEMS.deleted(4, id=2),
-        ITEMS.row(5, id=2, name="y"),
-    ]
-    return [
-        ITEMS.batch(*(at(row, n) for n, row in enumerate(rows, 1))),
-        ITEMS.batch(at(ITEMS.row(6, id=1, name="c", partial=True), 6), at(ITEMS.deleted(7, id=9), 7)),
-        ITEMS.batch(floor=6, next_offset=9)._replace(at=8000),
-    ]
-
-
-def test_append(make: MakeSink) -> None:
-    sink = make(mode="append")
-    first, *others = _changes()
-    write(sink, first)
-    write(sink, *others)
-    write(sink, first)  # again
-    found = query(sink, "SELECT id, _cdc_version, name, note, _cdc_deleted, _cdc_at FROM replica.items ORDER BY 2, 1")
-    rows = [(*row, bool(deleted), moment.second) for *row, deleted, moment in found]
-    assert rows == [
-        (1, 1, "a", "n", False, 1),
-        (2, 2, "x", None, False, 2),
-        (1, 3, "b", "n", False, 3),
-        (2, 4, "x", None, True, 4),
-        (2, 5, "y", None, False, 5),
-        (1, 6, "c", "n", False, 6),
-        (2, 6, "y", None, True, 8),  # swept by the marker
-        (None, 7, None, None, True, 7),  # a delete of what was never seen
-    ]
-
-
-def test_scd2(make: MakeSink) -> None:
-    sink = make(mode="scd2")
-    first, *others = _changes()
-    write(sink, first)
-    write(sink, *others)
-    write(sink, ITEMS.batch(at(ITEMS.row(8, id=2, name="z", partial=True), 9)))  # nothing of what was before the delete
-    found = query(sink, "SELECT id, _cdc_version, name, note, _cdc_valid_from, _cdc_valid_to FROM replica.items")
-    rows = sorted((*row, since.second, until and until.second) for *row, since, until in found)
-    assert rows == [
-        (1, 1, "a", "n", 1, 3),
-        (1, 3, "b", "n", 3, 6),
-        (1, 6, "c", "n", 6, None),
-        (2, 2, "x", None, 2, 4),
-        (2, 5, "y", None, 5, 8),
-        (2, 8, "z", None, 9, None),
-    ]
-
-
-def test_deletes_belong_to_merge(store: Store) -> None:
-    with pytest.raises(ValidationError, match="mode: merge"):
-        SqlConfig.model_validate({"type": "sql", **store.config(), "mode": "scd2", "deletes": "hard"})
 
 
 # Connections and messages.

@@ -17,6 +17,7 @@ from schemas.table import TableSchema
 from schemas.types import Kind, LogicalType
 from sinks import _duckdb_rows
 from sinks._duckdb_table import Tables, quoted, stored_names
+from sinks._warehouse import Kept
 from tests.contract.sinks import Store
 from tests.contract.sinks._tables import table
 
@@ -33,7 +34,7 @@ class DuckDBStore(Store):
 
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
         with duckdb.connect(str(self._path)) as connection:
-            held = Tables(connection, "main", "{table}", "").of_topic(connection, schema.topic)
+            held = Tables(connection, "main", "{table}", "", Kept.HARD).of_topic(connection, schema.topic)
             if held is None:
                 return {}
             names = stored_names(schema, held)
