@@ -18,12 +18,12 @@ cannot be read from there, are rendered anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import Connection, Select, Table, bindparam, case, cast, column, false, func, null, select
+from sqlalchemy import Connection, Select, Table, bindparam, case, cast, column, false, func, null, select, true
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import ColumnElement, Executable, quoted_name
@@ -45,7 +45,6 @@ from sinks._widening import TypeNames
 MOST_NAME_BYTES: Final = 63
 MOST_DECIMAL_DIGITS: Final = 1000
 CONNECT_SECONDS: Final = 10
-STATEMENT_BYTES: Final = 64 << 20
 
 _SESSION: Final = (
     "-c timezone=UTC -c datestyle=ISO -c jit=off -c plan_cache_mode=force_custom_plan "
@@ -129,7 +128,6 @@ class PostgresServer(SqlServer):
         unfit: list[Refused] = []
         schema = changes.schema
         anew = schema is not None and not _as_on_the_log(schema)
-        number_name = _number_name(schema) if schema is not None else ""
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)
         with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
@@ -143,8 +141,6 @@ class PostgresServer(SqlServer):
                     unfit.append((number, "it is no row of its table"))
                 else:
                     key, text = staged
-                    if text is not None:  # each row's JSON has its number, too
-                        text = f'{{"{number_name}":{first + number},{text[1:]}'
                     times = (moment(row.at), moment(changes.until.get(number))) if row.at else (None, None)
                     write((first + number, key, row.version, partition, *times, text))
         return unfit
@@ -163,10 +159,7 @@ class PostgresServer(SqlServer):
         def attempt(numbers: Sequence[int]) -> None:
             connection.execute(statement, {"first": numbers[0], "last": numbers[-1]})
 
-        # Of what was just staged the planner knows no numbers, and would compare each row with each.
-        connection.exec_driver_sql("SET LOCAL enable_nestloop = off")
-        unfit = [number for part in _parts(changes.rows, first) for number in refused(connection, self, part, attempt)]
-        connection.exec_driver_sql("SET LOCAL enable_nestloop = on")
+        unfit = refused(connection, self, range(first, first + len(changes.rows)), attempt)
         return [(number - first, self._reason(connection, changes, number)) for number in unfit]
 
     def remember(self, tombstones: Table, source: Select[Any]) -> Executable:
@@ -198,19 +191,15 @@ class PostgresServer(SqlServer):
         schema = changes.schema
         assert schema is not None
 
-        def taken(tried: ColumnElement[Any]) -> bool:
-            query = select(tried)
+        def taken(tried: ColumnElement[Any], source: Any) -> bool:
+            query = select(tried).select_from(source).where(INCOMING.c.number == number)
+            return not refused(connection, self, [number], lambda _: connection.execute(query).close())
 
-            def attempt(_: Sequence[int]) -> None:
-                connection.execute(query, {"first": number, "last": number}).close()
-
-            return not refused(connection, self, [number], attempt)
-
-        if not taken(_rows_json()):
+        if not taken(cast(INCOMING.c.after, pg.JSON), INCOMING):
             return "it is no row of its table"
         for position, one in enumerate(schema.columns):
-            _, (value,) = _parsed(schema, [(position, one)])
-            if not taken(value):
+            wire, (value,) = _parsed(schema, [(position, one)])
+            if not taken(value, INCOMING.join(wire, true())):
                 type_ = self.type_name(self.column_type(one.type))
                 return f"column {one.name!r} has a value that PostgreSQL's type {type_} cannot hold"
         return "the table refuses it: a constraint or trigger of yours, or a row too large"
@@ -252,8 +241,8 @@ def _upsert(target: Target, tombstones: Table, changes: Changes, names: Mapping[
         own |= {VALID_FROM: new.since, VALID_TO: new.until}
     source = (
         select(*values, *own.values())
-        .select_from(wire.join(INCOMING, new.number == wire.c[_number_name(schema)]))
-        .where(_IN_RANGE)
+        .select_from(INCOMING.join(wire, true()))
+        .where(new.number.between(bindparam("first"), bindparam("last")))
     )
     if target.kept.history:
         return pg.insert(target.clause).from_select([*stored, *own], source).on_conflict_do_nothing()
@@ -271,44 +260,19 @@ def _upsert(target: Target, tombstones: Table, changes: Changes, names: Mapping[
     )
 
 
-_IN_RANGE: Final = INCOMING.c.number.between(bindparam("first"), bindparam("last"))
-
-
-def _rows_json() -> ColumnElement[Any]:
-    """The staged rows in a range of numbers as one JSON array: parsing it costs far less than each row by itself."""
-    rows = select(func.string_agg(INCOMING.c.after, ",")).where(_IN_RANGE).scalar_subquery()
-    return cast(func.concat("[", rows, "]"), pg.JSON)
-
-
 def _parsed(schema: TableSchema, columns: Sequence[tuple[int, Column]]) -> tuple[Any, list[ColumnElement[Any]]]:
-    """The staged rows in a range as rows of `columns` (with their places in `schema`), and the values of these."""
+    """The staged rows' JSON as a row of `columns` (with their places in `schema`), and the values of its columns."""
     anew = not _as_on_the_log(schema)
     shape = [
         column(quoted_name(f"c{place}" if anew else one.name, True), _wire_type(one.type, anew=anew))
         for place, one in columns
     ]
-    shape.append(column(quoted_name(_number_name(schema), True), pg.INTEGER()))
-    wire = func.json_to_recordset(_rows_json()).table_valued(*shape).render_derived(name="wire", with_types=True)
-    return wire, [_value(one.type, parsed, anew=anew) for (_, one), parsed in zip(columns, wire.c, strict=False)]
-
-
-def _number_name(schema: TableSchema) -> str:
-    """Under which name a staged row has its number: no column of the source has it."""
-    name = "n"
-    while name in schema.by_name:
-        name += "_"
-    return name
-
-
-def _parts(rows: Sequence[Row], first: int) -> Iterator[range]:
-    """The numbers of `rows`, from `first`, in parts whose JSON the server takes in one piece."""
-    begun, size = 0, 0
-    for number, row in enumerate(rows):
-        size += len(row.after or b"")
-        if size > STATEMENT_BYTES and number > begun:
-            yield range(first + begun, first + number)
-            begun, size = number, len(row.after or b"")
-    yield range(first + begun, first + len(rows))
+    wire = (
+        func.json_to_record(cast(INCOMING.c.after, pg.JSON))
+        .table_valued(*shape)
+        .render_derived(name="wire", with_types=True)
+    )
+    return wire, [_value(one.type, parsed, anew=anew) for (_, one), parsed in zip(columns, wire.c, strict=True)]
 
 
 def _wire_type(type_: LogicalType, *, anew: bool) -> TypeEngine[Any]:
