@@ -1,13 +1,13 @@
 """What a sink keeps beside its rows: offsets, generations, floors and tombstones, in the transaction of the rows.
 
 The row of ``_cdc_offsets`` with an empty topic says whose the tables are (`topic_id` is the sink), and counts the
-generations that were drawn. Each partition's row has the newest generation that wrote it.
+generations that were drawn. Each partition's row has the newest generation that claimed or wrote it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -48,7 +48,8 @@ class Ledger:
         self._owner = owner
         self._schema = schema
         self._where = where
-        self._generation = 0
+        self._drawn = 0
+        self._generations: dict[TopicPartition, int] = {}
         self._purge_at = 0.0
         self._metadata = MetaData(schema=quoted_name(schema, True))
         self._offsets = self._table(
@@ -71,7 +72,7 @@ class Ledger:
         self._claim = and_(self._offsets.c.topic == "", self._offsets.c.partition == -1)
 
     def open(self, connection: Connection) -> None:
-        """Make the tables and draw a generation. Raises PermanentError when they are another sink's."""
+        """Make the tables. Raises PermanentError when they are another sink's."""
         self._metadata.create_all(connection)
         owner = connection.scalar(select(self._offsets.c.topic_id).where(self._claim).with_for_update())
         if owner is None:
@@ -82,16 +83,20 @@ class Ledger:
                 f"{self._where}: schema {self._schema} belongs to {owner} (pipeline:sink)",
                 hint="give this sink a schema of its own, for example schema: replica",
             )
-        self.draw(connection)
 
-    def draw(self, connection: Connection) -> None:
-        """Draw a generation that nobody had. Raises GapError when it is not newer than the one drawn before."""
-        offsets = self._offsets
-        connection.execute(update(offsets).where(self._claim).values(generation=offsets.c.generation + 1))
-        drawn = connection.scalar(select(offsets.c.generation).where(self._claim))
-        if drawn is None or drawn <= self._generation:
+    def claim(self, connection: Connection, partitions: Collection[TopicPartition]) -> None:
+        """Draw a generation that nobody had, for `partitions`. Raises GapError when it is not newer than the last."""
+        held = self._offsets.c
+        connection.execute(update(self._offsets).where(self._claim).values(generation=held.generation + 1))
+        drawn = connection.scalar(select(held.generation).where(self._claim))
+        if drawn is None or drawn <= self._drawn:
             raise self.gap()
-        self._generation = drawn
+        places = sorted(partitions)
+        connection.execute(
+            update(self._offsets).where(tuple_(held.topic, held.partition).in_(places)).values(generation=drawn)
+        )
+        self._drawn = drawn
+        self._generations.update(dict.fromkeys(places, drawn))
 
     def offsets(self, connection: Connection) -> Mapping[TopicPartition, StoredOffset]:
         """Where reading goes on, per partition that was ever started."""
@@ -104,11 +109,11 @@ class Ledger:
     def fence(self, connection: Connection, batches: Sequence[Batch]) -> list[TopicPartition]:
         """Lock the partitions of `batches` for the rest of the transaction; returns those that were never started.
 
-        Raises FencedError when a newer generation wrote one of them, GapError when the store is older than it was.
+        Raises FencedError when a newer generation has one of them, GapError when the store is older than it was.
         """
         held = self._offsets.c
         drawn = connection.scalar(select(held.generation).where(self._claim))
-        if drawn is None or drawn < self._generation:
+        if drawn is None or drawn < self._drawn:
             raise self.gap()
         places = _places(batches)
         found = connection.execute(
@@ -117,15 +122,19 @@ class Ledger:
             .order_by(held.topic, held.partition)
             .with_for_update()
         ).fetchall()
-        if any(generation > self._generation for _, _, generation in found):
-            raise FencedError(f"{self._where}: another process of this sink took over")
+        if any(generation > self._generations[TopicPartition(*place)] for *place, generation in found):
+            raise FencedError(f"{self._where}: another process of this sink took a partition over")
         return sorted({*places} - {TopicPartition(topic, number) for topic, number, _ in found})
 
     def begin(self, connection: Connection, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
         """The same, for a transaction that ends with :meth:`store`; returns the floors."""
         if started := self.fence(connection, batches):
-            first = {"topic_id": "", "next_offset": 0, "generation": self._generation}
-            connection.execute(insert(self._offsets), [{**place._asdict(), **first} for place in started])
+            first = {"topic_id": "", "next_offset": 0}
+            generations = self._generations
+            connection.execute(
+                insert(self._offsets),
+                [{**place._asdict(), **first, "generation": generations[place]} for place in started],
+            )
         held = self._floors.c
         found = connection.execute(
             select(held.topic, held.partition, held.version).where(
@@ -176,7 +185,7 @@ class Ledger:
                 "of_partition": batch.partition,
                 "topic_id": topic_ids[batch.topic],
                 "next_offset": batch.next_offset,
-                "generation": self._generation,
+                "generation": self._generations[TopicPartition(batch.topic, batch.partition)],
             }
             for batch in batches
         }

@@ -4,8 +4,8 @@ Rows, deletes, floors, offsets and the generation are one transaction of the sto
 loses against: the row's version, that of the delete in ``_cdc_tombstones`` (kept for `tombstone_ttl`), the floor of
 its partition in ``_cdc_floors``, and the partition's generation in ``_cdc_offsets``.
 
-Several workers may share the sink's partitions. Each draws a new generation whenever partitions are assigned to it; a
-write locks the offsets of its partitions, and lands only if none of them has seen a newer one. So a worker that was
+Several workers may share the sink's partitions. Each draws a new generation for the partitions assigned to it; a write
+locks the offsets of its partitions, and lands only if none of them has a newer one. So a worker that was
 put out of the group, and hangs, writes nothing over its successor, and never waits for those of other partitions.
 
 Each table has columns of ours: ``_cdc_key`` (the record key, its primary key), ``_cdc_version``, ``_cdc_partition``,
@@ -15,7 +15,7 @@ Types, and values that a column cannot hold: see :mod:`sinks._sql_postgres` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -78,16 +78,19 @@ class LargeBatch(BatchConfig):
     """Every write is a transaction of several statements: larger ones are faster."""
 
     rows: int = Field(default=20_000, gt=0)
+    """Most rows of one write."""
     every: Duration = 0.5
+    """Longest time that a record waits for others."""
 
 
 class SqlConfig(WarehouseConfig):
     """Configuration of a warehouse in PostgreSQL (14 or later), MySQL (8 or later) or MariaDB (10.6 or later)."""
 
-    url: Annotated[Url, AfterValidator(_database)]
+    url: Annotated[Url, AfterValidator(_database)] = Field(examples=["postgresql://cdc@localhost:5432/warehouse"])
     """``postgresql://user@host:5432/database``, ``mysql://…``, ``mariadb://…``; without the password. TLS is verified
     unless the server is on this machine."""
     password: Secret | None = None
+    """The password of the user in `url`."""
     ca: Path | None = None
     """Certificates to trust in place of the system's, PEM."""
     schema_: Annotated[str | None, Field(alias="schema", min_length=1)] = None
@@ -131,7 +134,7 @@ class SqlSink(Sink):
         return [Finding("server", Severity.OK, f"{self._where} answers (version {version})")]
 
     def open(self) -> None:
-        """Make the schema and the tables of ours, and draw a generation.
+        """Make the schema and the tables of ours.
 
         Raises UnreachableError, PermanentError when the schema belongs to another sink.
         """
@@ -140,12 +143,14 @@ class SqlSink(Sink):
                 connection.execute(CreateSchema(self._schema))
             self._ledger.open(connection)
 
-    def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
-        """Where reading goes on, per partition that was ever started. It is asked when partitions are assigned, so a
-        new generation is drawn: newer than that of whoever had them before.
-        """
+    def claim(self, partitions: Collection[TopicPartition]) -> None:
+        """Give `partitions` a generation that is newer than that of whoever had them before."""
         with self._border(UnreachableError), self._engine.begin() as connection:
-            self._ledger.draw(connection)
+            self._ledger.claim(connection, partitions)
+
+    def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
+        """Where reading goes on, per partition that was ever started."""
+        with self._border(UnreachableError), self._engine.begin() as connection:
             return self._ledger.offsets(connection)
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:

@@ -17,7 +17,7 @@ from schemas.types import Kind, LogicalType
 from sinks.sql import SqlConfig, SqlSink
 from tests.contract import sinks
 from tests.contract.sinks import Store
-from tests.contract.sinks._tables import DECIMAL, INT, TEXT, table, write
+from tests.contract.sinks._tables import DECIMAL, INT, TEXT, claim, table, write
 from tests.servers import free_port
 from tests.servers.tls import certificate
 
@@ -202,13 +202,13 @@ def test_workers_with_different_partitions_do_not_fence_each_other(make: MakeSin
     first = make()
     write(first, ITEMS.batch(ITEMS.row(1, id=1)), ITEMS.batch(ITEMS.row(2, id=2), partition=1))
     second = make()
-    second.offsets()
     write(second, ITEMS.batch(ITEMS.row(3, id=3), partition=1, next_offset=4))
     write(first, ITEMS.batch(ITEMS.row(4, id=4)))
     with pytest.raises(FencedError):
         write(first, ITEMS.batch(ITEMS.row(5, id=5)), ITEMS.batch(ITEMS.deleted(6, id=2), partition=1))
     assert query(first, "SELECT id FROM replica.items ORDER BY id") == [(1,), (2,), (3,), (4,)]
     assert first.offsets()[TopicPartition(TOPIC, 1)].offset == 4
+    claim(first, ITEMS.batch(partition=1))
     write(first, ITEMS.batch(ITEMS.deleted(6, id=2), partition=1))
     with pytest.raises(FencedError):
         write(second, ITEMS.batch(next_offset=9, partition=1))
