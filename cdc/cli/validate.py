@@ -25,7 +25,9 @@ def validate(session: Session, path: Path | None, connect: bool) -> None:
     summary = f"{pipeline.file}{under} is valid: pipeline {pipeline.name}, log {pipeline.log.type}, {counts}"
     found = _connected(session, pipeline) if connect else {}
     unreachable = any(isinstance(part, UnreachableError) for part in found.values())
-    findings = {role: _findings(part) for role, part in found.items()}
+    findings = _histories(pipeline)
+    for role, part in found.items():
+        findings[role] = _findings(part) + findings.get(role, [])
     errors = [one for part in findings.values() for one in part if one.severity is Severity.ERROR]
     result = {
         "pipeline": pipeline.name,
@@ -45,6 +47,19 @@ def validate(session: Session, path: Path | None, connect: bool) -> None:
     session.result(result, "\n".join(lines), ok=not errors, summary=summary)
     if errors:
         raise typer.Exit(UnreachableError.exit_code if unreachable else FINDING)
+
+
+def _histories(pipeline: Pipeline) -> dict[str, list[Finding]]:
+    """Sinks that keep every change, on a log that does not: a matter of the file alone."""
+    if pipeline.log.topics.cleanup == "keep":
+        return {}
+    warning = Finding(
+        "history",
+        Severity.WARNING,
+        "keeps every change, but the log does not: filled anew from it, the store would lack superseded changes",
+        "log: {topics: {cleanup: keep}}",
+    )
+    return {f"sink/{name}": [warning] for name in pipeline.sinks if pipeline.sink(name).every_change}
 
 
 def _connected(session: Session, pipeline: Pipeline) -> dict[str, list[Finding] | CdcError]:

@@ -104,6 +104,20 @@ def test_the_schema_for_editors_has_all_plugins(scripted: Scripted) -> None:
     assert scripted.cdc("schema", "export", "config", "--format", "html").exit_code == 2
 
 
+def test_validate_says_that_a_history_wants_a_log_that_keeps_everything(scripted: Scripted) -> None:
+    text = scripted.file.read_text()
+    warehouse = f"  warehouse: {{type: duckdb, path: {scripted.folder / 'w.duckdb'}, mode: append}}\n"
+    scripted.file.write_text(text.replace("sinks:\n", f"sinks:\n{warehouse}", 1))
+    (finding,) = scripted.json("validate")["result"]["findings"]
+    assert (finding["part"], finding["severity"], finding["fix"]) == (
+        "sink/warehouse",
+        "warning",
+        "log: {topics: {cleanup: keep}}",
+    )
+    scripted.file.write_text(scripted.file.read_text().replace("mode: append", "mode: merge"))
+    assert scripted.json("validate")["result"]["findings"] == []
+
+
 def test_validate_does_not_connect_unless_asked(scripted: Scripted) -> None:
     scripted.fail("db", "unreachable")
     assert scripted.cdc("validate").exit_code == 0
