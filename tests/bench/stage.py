@@ -196,7 +196,7 @@ class Stage:
     @cached_property
     def broker(self) -> Broker:
         """A Kafka broker that has worked for a while: its compiler's work is not what is measured."""
-        broker = self._stack.enter_context(Broker(self.folder / "kafka"))
+        broker = self._stack.enter_context(Broker(self.folder / "kafka", long_lived=True))
         self.say("warming up the broker")
         _warm_up(broker)
         return broker

@@ -43,8 +43,10 @@ def kafka_jars() -> Path:
 class Broker:
     """A broker in `folder`, stopped at the end of the ``with`` block; its data outlive `kill` and `stop`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, long_lived: bool = False) -> None:
+        """`long_lived`: Java compiles what runs often once more, which costs a core for a minute and then pays."""
         self._folder = folder
+        self._compiler = [] if long_lived else ["-XX:TieredStopAtLevel=1"]
         self._process: subprocess.Popen[bytes] | None = None
         self._port = free_port()
         self.bootstrap = f"127.0.0.1:{self._port}"
@@ -77,7 +79,7 @@ class Broker:
     def start(self) -> None:
         """Start on the data that are there; returns when clients are answered."""
         options = ["-Xlog:disable", f"-Dlog4j2.configurationFile={HERE / 'kafka.log4j2.properties'}"]
-        command = [*self._java, *options, "kafka.Kafka", str(self._properties)]
+        command = [*self._java, *self._compiler, *options, "kafka.Kafka", str(self._properties)]
         self._process = start(command, self._folder / "broker.log")
         wait_until(self._answers, what="Kafka's start")
 
