@@ -164,8 +164,10 @@ class _Delivery:
         places = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
         ends, passed = self._log.end_offsets(places), dict(self._reader.position())
         if not passed.keys() >= set(places):
-            committed = self._log.committed(self._name)
-            passed = {place: known.offset for place, known in committed.items()} | passed
+            # The log's offsets may lag behind those that the store keeps, and these behind Kafka's commit markers.
+            for known in (self._log.committed(self._name), self._sink.offsets()):
+                for place, at in known.items():
+                    passed[place] = max(passed.get(place, 0), at.offset)
         return all(place in passed and passed[place] >= ends[place] for place in places)
 
     def _assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:

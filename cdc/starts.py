@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from cdc.errors import GapError
+from cdc.errors import GapError, PermanentError
 from cdc.log import Committed, Fetched, Log, TopicPartition
 from cdc.sink import Sink, StoredOffset
 
@@ -23,6 +23,20 @@ down is some minutes old."""
 
 clock = time.time
 logger = structlog.get_logger()
+
+
+def started(log: Log) -> dict[tuple[str, TopicPartition], tuple[str, float]]:
+    """The partitions that each sink has started: their topic's id, and the time up to which the store is complete."""
+    found: dict[tuple[str, TopicPartition], tuple[str, float]] = {}
+    for name, state in log.states(STARTED).items():
+        if name.count("/") != 2:
+            raise PermanentError(
+                f"the log says of sink {name!r} where it began in a way that only an earlier release understood",
+                hint="begin anew with: cdc cleanup",
+            )
+        sink, topic, number = name.split("/")
+        found[sink, TopicPartition(topic, int(number))] = state["id"], state["complete"]
+    return found
 
 
 class Starts:
@@ -55,7 +69,7 @@ class Starts:
         topics = self._log.topics()
         self._kept.update(self._log.delete_retention({place.topic for place in partitions} & topics.keys()))
         stored = self._sink.offsets() if self._sink.owns_offsets else self._log.committed(self._name)
-        started = self._started()
+        begun = {place: state for (sink, place), state in started(self._log).items() if sink == self._name}
         first, end = self._log.start_offsets(partitions), self._log.end_offsets(partitions)
         offsets: dict[TopicPartition, int] = {}
         incomplete: set[str] = set()
@@ -65,7 +79,7 @@ class Starts:
                 raise self._gap(place, "the topic was deleted")
             self.topic_ids[topic.name] = topic.id
             known: Committed | StoredOffset | None = stored.get(place)
-            id_, complete = started.get(place, (topic.id, None))
+            id_, complete = begun.get(place, (topic.id, None))
             if id_ != topic.id or (known is not None and known.topic_id != topic.id):
                 raise self._gap(place, "the topic was deleted and made anew since it was last read")
             if known is not None:
@@ -147,15 +161,6 @@ class Starts:
             for place in places
         }
         self._log.put_states(STARTED, states)
-
-    def _started(self) -> dict[TopicPartition, tuple[str, float]]:
-        """The started partitions: their topic's id, and the time up to which the store is complete."""
-        found: dict[TopicPartition, tuple[str, float]] = {}
-        for name, state in self._log.states(STARTED).items():
-            sink, topic, number = name.split("/")
-            if sink == self._name:
-                found[TopicPartition(topic, int(number))] = state["id"], state["complete"]
-        return found
 
     def _gap(self, place: TopicPartition, what: str) -> GapError:
         return GapError(

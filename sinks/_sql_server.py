@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import Connection, Select, Table, inspect
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +17,9 @@ from schemas.types import LogicalType
 from sinks._sql_staging import Changes
 from sinks._sql_target import Target
 from sinks._widening import TypeNames
+
+DUPLICATES: Final = frozenset({"23505", "1007", "1062"})
+"""What two workers are told that make the same table, schema or row at the same time: to one of them it is there."""
 
 
 class Trouble(Enum):

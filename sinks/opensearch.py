@@ -156,9 +156,14 @@ class OpenSearchSink(Sink):
             )
 
     def claim(self, partitions: Collection[TopicPartition]) -> None:
-        """Raise the generation of each partition: the version that its document gets by being written again."""
+        """Raise the generation of each partition: the version that its document gets by being written again.
+
+        Raises GapError when the server lost what it held since `open`.
+        """
         if not partitions:
             return
+        if self._server.request("HEAD", f"/{STATE_INDEX}", expect=(404,)).status == 404:
+            raise lost(self._where, "the index of the sink's own is gone")
         named = [_encode({"index": {"_id": self._generation_id(partition)}}) + b"\n{}\n" for partition in partitions]
         answer = self._server.request("POST", f"/{STATE_INDEX}/_bulk", b"".join(named)).json()
         if answer["errors"]:

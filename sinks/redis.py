@@ -14,6 +14,7 @@ write loses against:
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -128,6 +129,7 @@ class RedisSink(Sink):
         self._owner = f"{pipeline}:{name}"
         self._own = f"{config.prefix}{self._owner}:".encode()
         self._generations: dict[TopicPartition, int] = {}
+        self._store: Any = None
         self._largest = 512 << 20
         self._template = KeyTemplate(config.key)
         self._namings: dict[tuple[str, bytes], Naming] = {}
@@ -181,13 +183,20 @@ class RedisSink(Sink):
         for finding in self.check():
             if finding.severity is Severity.ERROR:
                 raise PermanentError(finding.message, hint=finding.fix)
+        with self._border(UnreachableError):
+            self._client.set(self._own + b"store", uuid.uuid4().hex, nx=True)
+            self._store = self._client.get(self._own + b"store")
         # Not everyone may ask; the server's own default is assumed then.
         with self._border(UnreachableError), suppress(redis.ResponseError):
             self._largest = int(self._client.config_get(SIZE_LIMIT)[SIZE_LIMIT] or 0)
 
     def claim(self, partitions: Collection[TopicPartition]) -> None:
-        """Raise the generation of each partition."""
+        """Raise the generation of each partition. Raises GapError when the server lost what it held since `open`: the
+        partition's former process may have seen that, and gone.
+        """
         with self._border(TransientError):
+            if self._client.get(self._own + b"store") != self._store:
+                raise self._lost()
             calls = self._client.pipeline(transaction=False)
             for partition in partitions:
                 calls.eval(scripts.CLAIM, 1, self._generation_key(partition))
@@ -349,15 +358,18 @@ class RedisSink(Sink):
         except redis.RedisError as error:
             raise self._wrapped(error, unreachable) from error
 
+    def _lost(self) -> GapError:
+        return GapError(
+            f"{self._where} no longer holds what was written (FLUSHALL, a restart without persistence, a failover)",
+            hint="cdc snapshot, which reads the tables again; then start the sink",
+        )
+
     def _wrapped(self, error: redis.RedisError, unreachable: type[TransientError]) -> CdcError:
         code = str(getattr(error, "status_code", "") or str(error).partition(" ")[0])
         if code == scripts.FENCED:
             return FencedError(f"{self._where}: another process of this sink took a partition over")
         if code == scripts.LOST:
-            return GapError(
-                f"{self._where} no longer holds what was written (FLUSHALL, a restart without persistence, a failover)",
-                hint="cdc snapshot, which reads the tables again; then start the sink",
-            )
+            return self._lost()
         if code in _LATER:
             return TransientError(f"{self._where} {_LATER[code]}")
         if isinstance(error, redis.AuthenticationError):

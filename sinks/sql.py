@@ -43,7 +43,7 @@ from sinks._sql_ledger import Ledger
 from sinks._sql_mysql import MySqlServer
 from sinks._sql_postgres import PostgresServer
 from sinks._sql_rows import Gathered
-from sinks._sql_server import SqlServer, Trouble
+from sinks._sql_server import DUPLICATES, SqlServer, Trouble
 from sinks._sql_staging import INCOMING, Changes
 from sinks._sql_tables import Tables
 from sinks._url import is_on_this_machine
@@ -145,6 +145,7 @@ class SqlSink(Sink):
 
     def claim(self, partitions: Collection[TopicPartition]) -> None:
         """Give `partitions` a generation that is newer than that of whoever had them before."""
+        self._tables = None  # who had them before may have made or changed some
         with self._border(UnreachableError), self._engine.begin() as connection:
             self._ledger.claim(connection, partitions)
 
@@ -246,6 +247,8 @@ class SqlSink(Sink):
 
     def _wrapped(self, error: Exception, unreachable: type[TransientError]) -> CdcError:
         trouble, code = self._server.trouble(error)
+        if code in DUPLICATES:
+            return TransientError(f"{self._where}: another worker made the same in the same moment ({code})")
         match trouble:
             case Trouble.LATER:
                 return unreachable(f"{self._where}: the server does not answer, or not now ({code})")

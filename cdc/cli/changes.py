@@ -10,7 +10,7 @@ from cdc.config.patterns import selects
 from cdc.config.pipeline import Pipeline
 from cdc.findings import Finding, Severity
 from cdc.log import Log, topic_name
-from cdc.starts import STARTED
+from cdc.starts import started
 from schemas.table import TableSchema
 
 _ADDED = "tables.added"
@@ -28,7 +28,10 @@ class Stored:
     @classmethod
     def on(cls, log: Log) -> Self:
         """Read it. Raises UnreachableError."""
-        return cls(log.positions(), log.schemas().values(), log.states(STARTED))
+        begun: dict[str, set[str]] = {}
+        for sink, place in started(log):
+            begun.setdefault(sink, set()).add(place.topic)
+        return cls(log.positions(), log.schemas().values(), begun)
 
 
 def source_changes(pipeline: Pipeline, name: str, stored: Stored) -> Iterator[Finding]:

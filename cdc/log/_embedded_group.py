@@ -12,12 +12,11 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
 from cdc.errors import TransientError
 from cdc.log import TopicPartition
-from cdc.log._sqlite import explaining, opened, transaction
+from cdc.log._sqlite import GROUP_TABLES, explaining, opened, transaction
 
 
 class Membership:
@@ -40,6 +39,8 @@ class Membership:
         """Which of `partitions` are to be this member's, as of now."""
         with opened(self._groups, read_only=True) as connection:
             members = [number for number in self._known(connection) if self._lives(number)]
+        if self._number not in members:
+            raise TransientError(f"{self._groups} was made anew while it was read", hint="it is tried again")
         return set(sorted(partitions)[members.index(self._number) :: len(members)])
 
     def take(self, wanted: Collection[TopicPartition]) -> set[TopicPartition]:
@@ -48,6 +49,8 @@ class Membership:
             dead = [(self._group, number) for number in self._known(connection) if not self._lives(number)]
             for table in ("owners", "members"):
                 connection.executemany(f"DELETE FROM {table} WHERE consumer_group = ? AND member = ?", dead)  # noqa: S608
+            for _, number in dead:
+                self._path(number).unlink(missing_ok=True)
             rows = connection.execute("SELECT topic, partition FROM owners WHERE consumer_group = ?", (self._group,))
             free = set(wanted) - {TopicPartition(*row) for row in rows.fetchall()}
             connection.executemany(
@@ -65,12 +68,16 @@ class Membership:
 
     def leave(self) -> None:
         """Be no member any more: what this one owned is free."""
-        with suppress(FileNotFoundError):
-            self._path(self._number).unlink()
-        os.close(self._lock)
+        try:
+            with explaining(self._path(self._number)):
+                self._path(self._number).unlink(missing_ok=True)
+        finally:
+            os.close(self._lock)
 
     def _join(self, *, alone: bool) -> None:
         with opened(self._groups) as connection, transaction(connection):
+            for table in GROUP_TABLES:
+                connection.execute(table)
             known = self._known(connection)
             living = [number for number in known if self._lives(number)]
             if alone and living:

@@ -46,10 +46,6 @@ CREATE TABLE topics (name TEXT PRIMARY KEY, id TEXT NOT NULL, partitions INTEGER
 CREATE TABLE offsets (
   consumer_group TEXT, topic TEXT, partition INTEGER, offset INTEGER NOT NULL, topic_id TEXT NOT NULL,
   PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID;
-CREATE TABLE members (consumer_group TEXT, member INTEGER, process INTEGER, PRIMARY KEY (consumer_group, member));
-CREATE TABLE owners (
-  consumer_group TEXT, topic TEXT, partition INTEGER, member INTEGER NOT NULL,
-  PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID;
 CREATE TABLE states (kind TEXT, name TEXT, state TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE epoch (epoch INTEGER NOT NULL);
 INSERT INTO epoch VALUES (0);
@@ -58,6 +54,14 @@ INSERT INTO epoch VALUES (0);
 
 FULL_BYTES: Final = 1 << 20
 """An I/O error where less than this is free is put down to that."""
+
+GROUP_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS members (consumer_group TEXT, member INTEGER, process INTEGER, "
+    "PRIMARY KEY (consumer_group, member)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS owners (consumer_group TEXT, topic TEXT, partition INTEGER, member INTEGER NOT NULL, "
+    "PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID",
+)
+"""Beside them, who reads as which group: made by who joins, older files have none."""
 
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}

@@ -551,6 +551,22 @@ def test_zombie_is_fenced(store: Store, sink: Sink) -> None:
     successor.close()
 
 
+def test_a_worker_takes_over_a_table_that_it_has_never_seen(store: Store, sink: Sink) -> None:
+    """What the partition's former worker made since then is there for deletes and markers, too."""
+    if sink.single_worker:
+        pytest.skip("one process holds this store")
+    others = table("others")
+    write(sink, ITEMS.batch(ITEMS.row(1, id=1, name="shoe")))
+    former = store.sink()
+    former.open()
+    write(former, others.batch(others.row(2, id=2, name="boot"), others.row(3, id=3, name="hat"), partition=1))
+    former.close()
+    write(sink, others.batch(others.deleted(4, id=2), partition=1))
+    assert held(store, others).keys() == {others.key(id=3)}
+    write(sink, others.batch(floor=9, partition=1))
+    assert held(store, others) == {}
+
+
 def test_two_workers_share_the_partitions(store: Store, sink: Sink) -> None:
     """Each feeds its own; one that was taken over is refused, and the rest of the batch with it may come again."""
     if sink.single_worker:

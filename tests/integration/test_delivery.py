@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -564,6 +566,33 @@ def test_a_sink_with_its_own_offsets_does_not_need_the_logs(
     log.put_states("started", dict.fromkeys(log.states("started")))
     with pytest.raises(TransientError, match="coordinator"):
         deliver_all(log, MemorySink("store", CONFIG))
+
+
+def test_two_workers_are_caught_up_although_the_logs_offsets_are_behind_the_stores(
+    log: EmbeddedLog, source: Source, tmp_path: Path
+) -> None:
+    """Killed between the store's transaction and the commit, with partitions that go to different workers."""
+    for number in range(20):
+        source.put(number, "new")
+    source.commit()
+    first = MemorySinkWithOffsets("store", CONFIG)
+    deliver_all(log, first)
+    with closing(sqlite3.connect(next(tmp_path.rglob("groups.db")))) as groups, groups:
+        groups.execute("UPDATE offsets SET offset = offset - 1")
+    sinks = [MemorySinkWithOffsets("store", CONFIG, store=first.store) for _ in range(2)]
+    workers = [Delivering(log, sink) for sink in sinks]
+    for worker in workers:
+        worker.start()
+    wait_until(lambda: len({member for (member,) in owners(tmp_path)}) == 2, what="each worker's share")
+    for worker in workers:
+        worker.control.until_caught_up = True
+    for worker in workers:
+        worker.end()
+
+
+def owners(folder: Path) -> list[tuple[int]]:
+    with closing(sqlite3.connect(next(folder.rglob("groups.db")))) as groups:
+        return groups.execute("SELECT member FROM owners").fetchall()
 
 
 def test_a_store_that_cannot_be_opened_is_left_to_the_caller(log: EmbeddedLog) -> None:

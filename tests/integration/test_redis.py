@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from cdc.errors import CdcError, FencedError, GapError, PermanentError, TransientError, UnreachableError
 from cdc.findings import Severity
+from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
@@ -181,6 +182,8 @@ def test_lost_contents_are_a_gap(start: Start) -> None:
             write(sink, *rows, floor=floor)
         assert "cdc snapshot" in caught.value.hint
     assert not server.client().exists("customer:2")
+    with pytest.raises(GapError, match="no longer holds"):  # nor does a worker that takes a partition over now
+        sink.claim([TopicPartition(TOPIC, 7)])
 
 
 def test_older_process_is_refused(start: Start) -> None:
