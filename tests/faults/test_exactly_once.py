@@ -48,10 +48,14 @@ def new_database(postgres18: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
-def sinks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, stores.Store]]:
-    """One empty store of each kind."""
+def sinks(
+    request: pytest.FixtureRequest, tmp_path: Path, log_config: dict[str, Any]
+) -> Iterator[dict[str, stores.Store]]:
+    """One empty store of each kind; on Kafka the SQL server only when asked for: the run is long enough."""
     made = {}
     for name in STORES:
+        if name == "sql_postgres" and log_config["type"] == "kafka" and "CDC_TORTURE_STORES" not in os.environ:
+            continue
         folder = tmp_path / name
         folder.mkdir()
         made[name] = stores.load(name)(request, folder)
@@ -92,7 +96,9 @@ def test_every_change_arrives_exactly_once(
     with new_database.connect() as connection:
         workload = Workload(connection, seed)
         workload.prepare()
-        attack = Attack(file, new_database, workload, seed, list(sinks), OWNING)
+        attack = Attack(
+            file, new_database, workload, seed, list(sinks), tuple(name for name in OWNING if name in sinks)
+        )
         try:
             attack.run(DEATHS, BIG)
             attack.catch_up()

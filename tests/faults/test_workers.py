@@ -26,7 +26,7 @@ from tests.integration.delivered import Source, table
 from tests.servers import wait_until
 from tests.servers.redis import RedisServer
 
-SECONDS = float(os.environ.get("CDC_TORTURE_SECONDS", "12"))
+SECONDS = float(os.environ.get("CDC_TORTURE_SECONDS", "6"))
 WORKERS = 3
 KEYS = 500
 BATCH = 50
