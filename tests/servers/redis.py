@@ -28,7 +28,8 @@ class RedisServer:
         self._theirs = bool(url)
         self._folder = folder
         self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self._command += ["--save", "", "--appendonly", "yes", *options]
+        # What was answered is on the disk: the default loses, when killed, what it holds back while it waits for that.
+        self._command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
