@@ -128,7 +128,7 @@ class Redis(Store):
         if place not in self._servers:
             folder = self._stage.folder / place
             folder.mkdir()
-            server = RedisServer(valkey_binary(), folder)
+            server = RedisServer(valkey_binary(), folder, "--appendfsync", "everysec")
             self._stage.also_close(server.stop)
             self._servers[place] = server.start()
         return self._servers[place]
