@@ -57,8 +57,8 @@ class SqliteSink(Sink):
         self._store.execute("INSERT INTO writes VALUES (?)", (sum(len(batch.rows) for batch in batches),))
         faults.reach("sink.between_rows_and_offsets")
         if self.owns_offsets:
-            for topic, partition, *_, next_offset in batches:
-                stored = (topic, partition, next_offset, topic_ids[topic])
+            for batch in batches:
+                stored = (batch.topic, batch.partition, batch.next_offset, topic_ids[batch.topic])
                 self._store.execute("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?)", stored)
         self._store.execute("COMMIT")
         return []
