@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture(autouse=True)
 def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleaner, "DIRTY_RECORDS", 1)
+
+
+@pytest.fixture
+def cleaners() -> Callable[[], list[threading.Thread]]:
+    """The cleaners that run now. Writers that other tests left open are none of ours."""
+    before = set(threading.enumerate())
+    return lambda: [one for one in threading.enumerate() if one.name.startswith("cleaner") and one not in before]
 
 
 def _file(place: Place) -> Path:
@@ -104,7 +112,9 @@ def test_kill_at_any_point_loses_nothing_and_the_next_pass_ends_it(
     assert len(keys(read_all(log))) == 1000
 
 
-def test_a_busy_writer_and_its_readers_do_not_notice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_writer_and_its_readers_do_not_notice(
+    place: Place, monkeypatch: pytest.MonkeyPatch, cleaners: Callable[[], list[threading.Thread]]
+) -> None:
     monkeypatch.setattr(cleaner, "LOOK_EVERY_SECONDS", 0.01)
     monkeypatch.setattr(cleaner, "BUSY_SHARE", 0.5)
     log = _filled(place, rounds=1)
@@ -129,10 +139,12 @@ def test_a_busy_writer_and_its_readers_do_not_notice(place: Place, monkeypatch: 
         wait_until(lambda: len(keys(read_all(log))) < 3000, what="the cleaner")
         assert _values(log) == found
     assert longest < 1.0
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cleaner")]
+    assert not cleaners()
 
 
-def test_a_fenced_writer_cleans_nothing_any_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fenced_writer_cleans_nothing_any_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch, cleaners: Callable[[], list[threading.Thread]]
+) -> None:
     monkeypatch.setattr(cleaner, "LOOK_EVERY_SECONDS", 0.01)
     log = place.open(cleanup="keep")
     log.create_topics([place.topic])
@@ -141,7 +153,7 @@ def test_a_fenced_writer_cleans_nothing_any_more(place: Place, monkeypatch: pyte
     new.fence()
     for n in range(2):
         append_and_commit(new, [place.record(i) for i in range(100)], b"%d" % n)
-    wait_until(lambda: not any(t.name.startswith("cleaner") for t in threading.enumerate()), what="the zombie's end")
+    wait_until(lambda: len(cleaners()) == 0, what="the zombie's end")
     assert len(keys(read_all(log))) == 200
     old.close()
     new.close()
@@ -226,11 +238,11 @@ def test_records_that_go_in_the_moment_of_reading_are_not_skipped(
             reader.poll(0)
 
 
-def test_keep_keeps_everything(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_keeps_everything(place: Place, cleaners: Callable[[], list[threading.Thread]]) -> None:
     log = _filled(place, cleanup="keep")
     with closing(log.writer("shop")) as writer:
         writer.fence()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("cleaner")]
+        assert not cleaners()
     assert len(keys(read_all(log))) == 5000
     assert log.delete_retention([place.topic]) == {place.topic: float("inf")}
 
