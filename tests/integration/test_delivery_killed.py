@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -96,11 +97,15 @@ def test_rows_and_offsets_of_one_transaction_come_once(run: Run) -> None:
 def test_kills_at_any_moment_change_nothing_in_the_end(run: Run) -> None:
     moments = random.Random(11)
     killed = 0
+    run.change(150)
+    began = time.monotonic()
+    assert run.deliver().wait(60) == 0
+    whole = time.monotonic() - began
     for _ in range(6):
         run.change(150)
         process = run.deliver()
         try:
-            process.wait(moments.uniform(0.5, 1.5))
+            process.wait(moments.uniform(0.4, 0.9) * whole)
         except subprocess.TimeoutExpired:
             process.kill()
             killed += process.wait(60) == -signal.SIGKILL

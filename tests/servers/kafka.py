@@ -15,16 +15,17 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from tests.servers import CACHE, free_port, start, stop, unavailable, wait_until
+from tests.servers import CACHE, apt, free_port, start, stop, unavailable, wait_until
 
 HERE = Path(__file__).parent
 
 
 def kafka_jars() -> Path:
     """The folder with the broker's jars; fetched once."""
+    why = "" if shutil.which("java") and shutil.which("mvn") else apt.install("maven", "default-jdk-headless")
     for tool in ("java", "mvn"):
         if shutil.which(tool) is None:
-            unavailable("Kafka", f"{tool} is not installed; or set CDC_TEST_KAFKA=host:port")
+            unavailable("Kafka", f"{tool} is not installed; or set CDC_TEST_KAFKA=host:port{why}")
     pom = HERE / "kafka.pom.xml"
     jars = CACHE / f"kafka-{uuid.uuid5(uuid.NAMESPACE_OID, pom.read_text()).hex[:8]}"
     if not jars.exists():

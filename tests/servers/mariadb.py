@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pymysql
 import pytest
 
-from tests.servers import free_port, start, stop, unavailable, wait_until
+from tests.servers import apt, free_port, start, stop, unavailable, wait_until
 
 
 class MariaDbServer:
@@ -102,14 +102,10 @@ class MariaDbServer:
 
 def mariadb_binary() -> str:
     """Path of Debian's mariadbd, installed if need be and possible; skips the test if not."""
-    if not (path := shutil.which("mariadbd")) and shutil.which("apt-get") and os.geteuid() == 0:
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "mariadb-server"]):
-            command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", *arguments]
-            subprocess.run(
-                command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, check=False
-            )
-        path = shutil.which("mariadbd")
-    return path or unavailable("MariaDB", "apt-get install mariadb-server, or set CDC_TEST_MARIADB")
+    why = "" if shutil.which("mariadbd") else apt.install("mariadb-server")
+    return shutil.which("mariadbd") or unavailable(
+        "MariaDB", f"apt-get install mariadb-server, or set CDC_TEST_MARIADB{why}"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import ClassVar
 import pytest
 import urllib3
 
-from tests.servers import CACHE, free_port, start, stop, unavailable, wait_until
+from tests.servers import CACHE, apt, free_port, start, stop, unavailable, wait_until
 
 HERE = Path(__file__).parent
 HEAP = "512m"
@@ -114,12 +114,9 @@ def fetch(kind: type[OpenSearchServer], arrange: Callable[[Path], None] | None =
     product = kind.product
     if node_jars(product).exists():
         return
-    if not (shutil.which("mvn") and shutil.which("javac")) and shutil.which("apt-get") and os.geteuid() == 0:
-        for arguments in (["update"], ["install", "-y", "--no-install-recommends", "maven", "default-jdk-headless"]):
-            command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments]
-            subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
+    why = "" if shutil.which("mvn") and shutil.which("javac") else apt.install("maven", "default-jdk-headless")
     if not (shutil.which("mvn") and shutil.which("javac")):
-        unavailable(product, f"needs Maven and a JDK (17 or later), or set CDC_TEST_{product.upper()}")
+        unavailable(product, f"needs Maven and a JDK (17 or later), or set CDC_TEST_{product.upper()}{why}")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         jars, classes = Path(folder, "jars"), Path(folder, "classes")

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.servers import free_port, start, unavailable, wait_until
+from tests.servers import apt, free_port, start, unavailable, wait_until
 
 SETTINGS: dict[str, str] = {
     "wal_level": "logical",
@@ -195,18 +195,12 @@ def drop_database(database: Database) -> None:
 
 def debian_binaries() -> Path:
     """Debian's PostgreSQL: 15 where it is there, else another that is; installed by apt when we may."""
-    found = _debian()
-    if found is None and os.getuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for package in ("postgresql-15", "postgresql"):
-            command = ["apt-get", "install", "-y", "--no-install-recommends", package]
-            if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
-                break
-            subprocess.run(["apt-get", "update"], env=environment, capture_output=True, check=False)
-        found = _debian()
-    if found is None:
-        unavailable("PostgreSQL 15", "no /usr/lib/postgresql; install postgresql-15, or set CDC_TEST_POSTGRES")
-    return found
+    why = ""
+    if _debian() is None and (why := apt.install("postgresql-15")):  # a later Debian has another
+        why = apt.install("postgresql")
+    return _debian() or unavailable(
+        "PostgreSQL 15", f"no /usr/lib/postgresql; install postgresql-15, or set CDC_TEST_POSTGRES{why}"
+    )
 
 
 def embedded_binaries(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.servers import free_port, start, stop, unavailable, wait_until
+from tests.servers import apt, free_port, start, stop, unavailable, wait_until
 
 
 class RedisServer:
@@ -73,12 +73,10 @@ class RedisServer:
 
 def redis_binary() -> str:
     """Path of Debian's redis-server, installed if need be and possible; skips the test if not."""
-    if not (path := shutil.which("redis-server")) and shutil.which("apt-get") and os.geteuid() == 0:
-        for arguments in (["update"], ["install", "-y", "redis-server"]):
-            command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", *arguments]
-            subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)
-        path = shutil.which("redis-server")
-    return path or unavailable("Redis", "apt-get install redis-server, or set CDC_TEST_REDIS")
+    why = "" if shutil.which("redis-server") else apt.install("redis-server")
+    return shutil.which("redis-server") or unavailable(
+        "Redis", f"apt-get install redis-server, or set CDC_TEST_REDIS{why}"
+    )
 
 
 def valkey_binary() -> str:

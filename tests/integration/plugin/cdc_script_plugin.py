@@ -141,6 +141,7 @@ class FolderConfig(SinkConfig):
 
 class FolderSink(Sink):
     Config: ClassVar[type[SinkConfig]] = FolderConfig
+    single_worker = True
 
     def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
         assert isinstance(config, FolderConfig)
