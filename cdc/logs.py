@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from cdc.config.secrets import redact
 
+SCREEN: Final = "CDC_SCREEN"
+"""Environment variable by which ``cdc run`` tells its workers that it shows their lines on a terminal itself."""
+
+
+def on_screen() -> bool:
+    """Whether what is logged here goes through the screen of ``cdc run``."""
+    return SCREEN in os.environ
+
 
 def configure(*, colours: bool = True) -> None:
     """Set up logging for this process; the standard library's loggers (drivers use them) join in from warnings on."""
     terminal = sys.stderr.isatty()
-    renderer: Any = structlog.processors.JSONRenderer()
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = terminal_renderer(colours) if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -32,6 +39,11 @@ def configure(*, colours: bool = True) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Forward()], force=True)
+
+
+def terminal_renderer(colours: bool) -> structlog.dev.ConsoleRenderer:
+    """Turns an event into a line for people."""
+    return structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback)
 
 
 def _redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import structlog
 import typer
 
+from cdc.cli.screen import screen
 from cdc.cli.session import Session
 from cdc.config.pipeline import Pipeline
 from cdc.config.problems import nearest
@@ -22,10 +24,11 @@ def run(session: Session, only: Sequence[str], until_caught_up: bool) -> None:
     pipeline = session.pipeline()
     roles = _chosen(pipeline, only)
     session.say(f"pipeline {pipeline.name}: {', '.join(roles)}")
-    if len(roles) == 1 and only:
-        code = _here(session, pipeline, roles[0], until_caught_up)
-    else:
-        code = Supervisor(pipeline.file, roles, pipeline.profile, until_caught_up=until_caught_up).run()
+    with screen(session.colour) if sys.stderr.isatty() and not session.json else nullcontext():
+        if len(roles) == 1 and only:
+            code = _here(session, pipeline, roles[0], until_caught_up)
+        else:
+            code = Supervisor(pipeline.file, roles, pipeline.profile, until_caught_up=until_caught_up).run()
     for role in roles:
         kind, _, name = role.partition("/")
         if kind == "source":

@@ -16,6 +16,7 @@ from cdc.cli.session import FINDING, Session
 from cdc.config.pipeline import Pipeline
 from cdc.config.secrets import redact
 from cdc.log import Log
+from cdc.progress import sentence
 from cdc.worker import REQUEST, State, running
 
 NOISE_BYTES: Final = 8192
@@ -125,8 +126,8 @@ def _remarks(sources: Mapping[str, Mapping[str, Any]], sinks: Mapping[str, Mappi
     remarks = []
     for kind, parts in (("source", sources), ("sink", sinks)):
         for name, part in parts.items():
-            for table, rows in (part.get("snapshots") or {}).items():
-                remarks.append(Text(f"{kind} {name}: snapshot of {table}: {rows:,} rows read"))
+            for table, read in (part.get("snapshots") or {}).items():
+                remarks.append(Text(f"{kind} {name}: snapshot of {table}: {sentence(read)}"))
             if part.get("snapshot_request"):
                 remarks.append(Text(f"{kind} {name}: a snapshot is requested and not begun"))
             for key, style in (("warning", "yellow"), ("database_error", "red"), ("error", "red")):

@@ -94,7 +94,7 @@ class PostgresConnector(Connector):
         if stored is not None:
             status["position"] = format_lsn(stored.commit_lsn)
             status["epoch"] = stored.epoch
-            status["snapshots"] = {name: table.rows for name, table in stored.snapshots.items()}
+            status["snapshots"] = {name: {"rows": table.rows} for name, table in stored.snapshots.items()}
             if stored.anchor is not None:
                 status["committed_at"] = stored.anchor.commit_time / 1_000_000
         try:

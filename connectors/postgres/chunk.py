@@ -1,7 +1,7 @@
 """Reading one chunk of a table, beside the stream: low mark, read, high mark (design, "Snapshot").
 
-The reader is a thread with a connection of its own. It never holds a chunk's transaction open because the log is slow:
-rows are read into memory, bounded, and the transaction ends before the high mark is written.
+Each chunk is read in a thread of its own. It never holds its transaction open because the log is slow: rows are read
+into memory, bounded, and the transaction ends before the high mark is written.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import select
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,10 +18,11 @@ import psycopg
 from psycopg import pq, sql
 
 from cdc import faults
-from cdc.errors import CdcError, PermanentError
+from cdc.errors import CdcError, PermanentError, TransientError
 from connectors.postgres.catalogue import CatalogTable, describe
 from connectors.postgres.client import connect, unreachable
 from connectors.postgres.config import PostgresConfig
+from connectors.postgres.position import KeyRange
 from connectors.postgres.visibility import DatabaseSnapshot
 from connectors.postgres.wire import unescape
 
@@ -28,29 +30,42 @@ MESSAGE_PREFIX: Final = "cdc"
 """Prefix of our own logical messages: marks and heartbeats."""
 LOCK_TIMEOUT: Final = "2s"
 """How long a chunk waits for a table that is being rewritten; then the read is tried again later."""
+SAMPLE_PAGES: Final = 100
+"""Pages of a table that are looked at to see how its keys are spread."""
+SAMPLE_BYTES: Final = 1 << 20
+"""Most bytes of keys that such a look keeps."""
+_PAGE_BYTES: Final = 8192
+
+_LOOK: Final = """
+SELECT pg_current_snapshot()::text, pg_relation_size(oid), nullif(reltuples, -1)::bigint FROM pg_class WHERE oid = %s
+"""
 
 
 @dataclass
 class Chunk:
     """One chunk: what to read, and once `done` is set what was read.
 
-    `after` holds the key columns of the row that the chunk begins after, None for the first chunk. `limit` rows at
-    most, fewer when `chunk_bytes` is full. `lines` are rows in COPY's text format without their newline; `last`: there
-    are no more rows after them. `table` is how the table looked in the snapshot that read them.
+    It reads the first rows of `range`: `limit` at most, fewer when `chunk_bytes` is full. `lines` are the rows in
+    COPY's text format without their newline. `rest` is what is left of the range, in `divide` ranges of about the same
+    size if that is worth it. `table` is how the table looked in the snapshot that read them, `table_rows` how many rows
+    the server believes it has, None when it was never analysed.
     """
 
     table: CatalogTable
-    after: list[str] | None
+    range: KeyRange
     limit: int
     id: str
+    divide: int = 1
     lines: list[bytes] = field(default_factory=list)
     snapshot: DatabaseSnapshot | None = None
-    last_key: list[str] | None = None
-    last: bool = False
+    rest: list[KeyRange] = field(default_factory=list)
+    table_rows: int | None = None
     seconds: float = 0.0
     size: int = 0
     read_at: int = 0
     """When it was read, µs since 1970."""
+    marked_at: float = 0.0
+    """When its high mark was written, by the monotonic clock."""
     error: CdcError | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -64,36 +79,51 @@ class LockNotAvailable(CdcError):
 
 
 class ChunkReader:
-    """Reads chunks one after the other, each in a thread that ends with it."""
+    """Reads chunks, each in a thread that ends with it; their connections are used again."""
 
     def __init__(self, config: PostgresConfig) -> None:
         self._config = config
-        self._connection: psycopg.Connection[Any] | None = None
-        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._connections: list[psycopg.Connection[Any]] = []
+        self._idle: list[psycopg.Connection[Any]] = []
+        self._threads: list[threading.Thread] = []
 
     def begin(self, chunk: Chunk) -> None:
         """Start reading `chunk`; its result, or its `error`, is there when ``chunk.done`` is set."""
-        self._thread = threading.Thread(target=self._run, args=(chunk,), name="chunk reader", daemon=True)
-        self._thread.start()
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._threads.append(threading.Thread(target=self._run, args=(chunk,), name="chunk reader", daemon=True))
+        self._threads[-1].start()
 
     def close(self) -> None:
-        """End the connection; a running read fails. Safe to call twice."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        """End the connections; a running read fails. Safe to call twice."""
+        self._closed = True
+        for connection in self._connections:
             try:
                 connection.cancel_safe(timeout=1)
             except psycopg.Error:
                 connection.pgconn.finish()
-        if self._thread is not None:
-            self._thread.join()
-        if connection is not None:
+        for thread in self._threads:
+            thread.join()
+        for connection in self._connections:
             connection.close()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        while self._idle:
+            if not (connection := self._idle.pop()).closed:
+                return connection
+        connection = connect(self._config)
+        self._connections.append(connection)
+        if self._closed:
+            raise TransientError("the source is being closed")
+        return connection
 
     def _run(self, chunk: Chunk) -> None:
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = connect(self._config)
-            self._read(self._connection, chunk)
+            connection = self._connect()
+            try:
+                self._read(connection, chunk)
+            finally:
+                self._idle.append(connection)
         except CdcError as error:
             chunk.error = error
         except psycopg.errors.LockNotAvailable:
@@ -118,8 +148,8 @@ class ChunkReader:
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
             connection.execute(f"LOCK TABLE ONLY {chunk.table.quoted} IN ACCESS SHARE MODE")
             # 3. The snapshot that orders this read against the stream, and the table as that snapshot has it.
-            row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
-            chunk.snapshot = DatabaseSnapshot.parse(row[0] if row else "")
+            row = connection.execute(_LOOK, [chunk.table.oid]).fetchone() or ("", 0, None)
+            chunk.snapshot, size, chunk.table_rows = DatabaseSnapshot.parse(row[0]), row[1], row[2]
             table = describe(connection, chunk.table.oid)
             if table is None or table.problem or table.key != chunk.table.key:
                 raise PermanentError(
@@ -127,9 +157,11 @@ class ChunkReader:
                     hint="correct `tables`, or run `cdc snapshot` after restoring the key",
                 )
             chunk.table = table
-            # 4. The rows.
+            # 4. The rows, and how those that follow are to be shared out.
             chunk.read_at = time.time_ns() // 1000
             self._copy(connection, chunk)
+            if chunk.rest and chunk.divide > 1:
+                chunk.rest = self._divide(connection, chunk, size or 0)
             faults.reach("snapshot.in_chunk")
         finally:
             if connection.pgconn.status == pq.ConnStatus.OK:
@@ -137,57 +169,81 @@ class ChunkReader:
         chunk.seconds = time.monotonic() - began
         # 5. High mark: what was committed before it is in the stream before it.
         chunk.done.set()
+        chunk.marked_at = time.monotonic()
         self._emit(connection, chunk.mark("high"))
 
     def _emit(self, connection: psycopg.Connection[Any], content: str) -> None:
         connection.execute("SELECT pg_logical_emit_message(true, %s, %s)", [MESSAGE_PREFIX, content])
 
     def _copy(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
-        statement = _select(chunk).as_string(connection)
-        raw = connection.pgconn
-        result = raw.exec_(f"COPY ({statement}) TO STDOUT".encode())
-        if result.status != pq.ExecStatus.COPY_OUT:
-            raise psycopg.errors.error_from_result(result)
-        lines, size, full = chunk.lines, 0, False
-        most = self._config.snapshot.chunk_bytes
-        while True:
-            length, line = raw.get_copy_data(1)
-            if length > 0:
-                if full:
-                    continue
-                lines.append(bytes(line[:-1]))
-                size += length
-                full = size >= most  # the rest of the chunk's rows is read past: the next chunk asks for fewer
-            elif length == 0:
-                select.select([raw.socket], [], [], 10)
-                raw.consume_input()
-            else:
-                break
-        while (end := raw.get_result()) is not None:
-            if end.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.COPY_OUT):
-                raise psycopg.errors.error_from_result(end)
-        chunk.size = size
-        chunk.last = not full and len(lines) < chunk.limit
-        if lines:
-            names = [column.name for column in chunk.table.columns]
-            values = lines[-1].split(b"\t")
-            chunk.last_key = [(unescape(values[names.index(name)]) or b"").decode() for name in chunk.table.key]
+        """The first rows of the chunk's range, in key order."""
+        names = [column.name for column in chunk.table.columns]
+        limit = sql.SQL(" LIMIT {}").format(sql.Literal(chunk.limit))
+        statement = _select(chunk.table, names, chunk.range, sql.SQL(""), limit)
+        chunk.lines, chunk.size, whole = _copied(connection, statement, self._config.snapshot.chunk_bytes)
+        if whole and len(chunk.lines) < chunk.limit:
+            return
+        values = chunk.lines[-1].split(b"\t")
+        last = [(unescape(values[names.index(name)]) or b"").decode() for name in chunk.table.key]
+        chunk.rest = [KeyRange(last, chunk.range.until)]
+
+    def _divide(self, connection: psycopg.Connection[Any], chunk: Chunk, size: int) -> list[KeyRange]:
+        """The rest of the table, which has `size` bytes, in ranges that a sample of its pages says are equal."""
+        [rest] = chunk.rest
+        parts = min(chunk.divide, size // self._config.snapshot.chunk_bytes)
+        share = min(100.0, 100.0 * SAMPLE_PAGES * _PAGE_BYTES / max(size, 1))
+        sample = sql.SQL(" TABLESAMPLE SYSTEM ({})").format(sql.Literal(share))
+        statement = _select(chunk.table, chunk.table.key, rest, sample, sql.SQL(""))
+        lines = _copied(connection, statement, SAMPLE_BYTES)[0] if parts > 1 else []
+        edges = dict.fromkeys(lines[len(lines) * part // parts] for part in range(1, parts) if lines)
+        return rest.divided([[(unescape(value) or b"").decode() for value in edge.split(b"\t")] for edge in edges])
 
 
-def _select(chunk: Chunk) -> sql.Composed:
-    """The chunk's rows in key order; row-wise comparison continues after the last key (index order, no OFFSET)."""
-    table = chunk.table
+def _copied(connection: psycopg.Connection[Any], query: sql.Composed, most: int) -> tuple[list[bytes], int, bool]:
+    """The rows of a query as lines of COPY's text format, up to `most` bytes; their size, and whether it is all."""
+    raw = connection.pgconn
+    result = raw.exec_(f"COPY ({query.as_string(connection)}) TO STDOUT".encode())
+    if result.status != pq.ExecStatus.COPY_OUT:
+        raise psycopg.errors.error_from_result(result)
+    lines: list[bytes] = []
+    size, whole = 0, True
+    while True:
+        length, line = raw.get_copy_data(1)
+        if length > 0:
+            if size >= most:  # the rest is read past: the next chunk asks for fewer
+                whole = False
+                continue
+            lines.append(bytes(line[:-1]))
+            size += length
+        elif length == 0:
+            select.select([raw.socket], [], [], 10)
+            raw.consume_input()
+        else:
+            break
+    while (end := raw.get_result()) is not None:
+        if end.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.COPY_OUT):
+            raise psycopg.errors.error_from_result(end)
+    return lines, size, whole
+
+
+def _select(
+    table: CatalogTable, columns: Iterable[str], range_: KeyRange, sample: sql.Composable, limit: sql.Composable
+) -> sql.Composed:
+    """Columns of the rows of `range_` in key order; row-wise comparison finds its ends (index order, no OFFSET)."""
     key = sql.SQL(", ").join(map(sql.Identifier, table.key))
-    where: sql.Composable = sql.SQL("")
-    if chunk.after is not None:
-        after = sql.SQL(", ").join(map(sql.Literal, chunk.after))
-        where = sql.SQL(" WHERE ({}) > ({})").format(key, after)
-        if len(table.key) > 1:
-            where = sql.SQL(" WHERE ROW({}) > ROW({})").format(key, after)
-    return sql.SQL("SELECT {} FROM ONLY {}{} ORDER BY {} LIMIT {}").format(
-        sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
+    row = sql.SQL("ROW({})" if len(table.key) > 1 else "({})")
+    ends = [(" > ", range_.after), (" <= ", range_.until)]
+    conditions = [
+        row.format(key) + sql.SQL(operator) + row.format(sql.SQL(", ").join(map(sql.Literal, end)))
+        for operator, end in ends
+        if end is not None
+    ]
+    where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+    return sql.SQL("SELECT {} FROM ONLY {}{}{} ORDER BY {}{}").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
         sql.Identifier(table.schema, table.name),
+        sample,
         where,
         key,
-        sql.Literal(chunk.limit),
+        limit,
     )

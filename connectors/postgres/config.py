@@ -33,10 +33,17 @@ class SnapshotConfig(Model):
 
     mode: Literal["initial", "never"] = "initial"
     """``initial``: rows that exist are read when a table is captured first; ``never``: only changes are captured."""
+    readers: int = Field(default=2, ge=1, le=16)
+    """How many chunks are read side by side, of one large table or of several; each has a connection of its own."""
     chunk_bytes: ByteSize = 4 << 20
-    """Most bytes that one chunk holds in memory."""
+    """Most bytes that one chunk holds in memory; each reader has one."""
     chunk_time_target: Duration = 1.0
     """How long the database should take for one chunk; the number of rows per chunk follows."""
+    max_active_sessions: int | None = Field(default=25, ge=1)
+    """No chunk is begun while more sessions of others than this are running a statement in the database server; null
+    reads on whatever its load."""
+    max_lag: Duration = 10.0
+    """No chunk is begun while changes reach us later than this and there are more of them to read."""
 
 
 class TableConfig(Model):

@@ -24,7 +24,7 @@ SELECT a.attname FROM pg_attribute a
 """
 
 
-Touched = Callable[[Collection[bytes]], None]
+Touched = Callable[[str, Collection[bytes]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class News(NamedTuple):
     resync: str
 
 
-def _watching(function: RowFunction, touched: Touched) -> RowFunction:
+def _watching(function: RowFunction, table: str, touched: Touched) -> RowFunction:
     """The same function, but `touched` hears of the keys."""
 
     def watched(append: Append, m: bytes, i: int, transaction: TransactionParts, version: int, ordinal: int) -> int:
         records: list[Produced] = []
         used = function(records.append, m, i, transaction, version, ordinal)
-        touched([record.key for record in records])
+        touched(table, [record.key for record in records])
         for record in records:
             append(record)
         return used
@@ -73,9 +73,9 @@ class Relations:
         self.known: dict[int, Known] = {}
         self.compiled: dict[bytes, CompiledTable] = {}
         """What the hot loop looks up: by the oid's four bytes. Tables that are not captured are missing."""
-        self.watched: str | None = None
-        """The table whose keys are being watched."""
-        self._touched: Touched | None = None
+        self.watched: Collection[str] = ()
+        """The tables whose keys are being watched."""
+        self._touched: Touched
 
     def update(self, relation: Relation, *, skipped: bool, logged: bool) -> News | None:
         """A table is described (again); None when it is not captured, or nothing is new about it.
@@ -110,20 +110,21 @@ class Relations:
         resync = self.seen(table, schema)
         return News(name, self.first_use(schema), changed, resync)
 
-    def watch(self, name: str | None, touched: Touched) -> None:
-        """Tell `touched` the keys of all records of table `name` from now on; None ends it."""
-        self.watched, self._touched = name, touched
+    def watch(self, names: Collection[str], touched: Touched) -> None:
+        """Tell `touched` the keys of all records of the tables `names` from now on, and no others any more."""
+        self.watched, self._touched = names, touched
         for oid in self.known:
             self._install(oid)
 
     def _install(self, oid: int) -> None:
         known = self.known[oid]
         compiled = known.compiled
-        if self._touched is not None and known.table.full_name == self.watched:
+        name = known.table.full_name
+        if name in self.watched:
             compiled = CompiledTable(
-                _watching(compiled.insert, self._touched),
-                _watching(compiled.update, self._touched),
-                _watching(compiled.delete, self._touched),
+                _watching(compiled.insert, name, self._touched),
+                _watching(compiled.update, name, self._touched),
+                _watching(compiled.delete, name, self._touched),
                 compiled.source,
             )
         self.compiled[oid.to_bytes(4, "big")] = compiled

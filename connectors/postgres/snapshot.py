@@ -9,12 +9,15 @@ database snapshot (design, "Snapshot"):
 - Rows whose key was touched between the marks are dropped: the stream has something newer, or will not say more.
 - No chunk is read until each transaction that ran when the tracking of streamed transactions began has ended: it may
   have been streamed before that moment, and nobody remembers. (One that is streamed while we wait ends, too.)
+
+Several chunks are read side by side, of one table or of several; each has its own marks. A table's first chunk finds
+out whether the rest is worth dividing; its ranges are then independent of each other.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,35 +27,44 @@ from cdc.errors import TransientError
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.chunk import Chunk, ChunkReader, LockNotAvailable
 from connectors.postgres.config import SnapshotConfig
-from connectors.postgres.position import TableSnapshot
+from connectors.postgres.position import KeyRange, TableSnapshot
 from connectors.postgres.visibility import DatabaseSnapshot
 
 log = structlog.get_logger()
 
 FIRST_CHUNK_ROWS: Final = 2_000
 CHUNK_ROWS: Final = (200, 500_000)
+RANGES_PER_READER: Final = 4
+"""Into how many ranges a large table is divided: more than there are readers, so that they end at about one time."""
 LOOK_EVERY_SECONDS: Final = 0.2
-"""How often the database is asked whether the transactions waited for have ended."""
+"""How often the database is asked whether what is waited for has come about."""
 
 
 @dataclass
-class Window:
-    """What the stream showed between a chunk's marks."""
+class Reading:
+    """A chunk that is being read, and what the stream showed of its table meanwhile."""
 
-    before: frozenset[int]
-    """Transactions (32-bit ids) that were streamed before the low mark, as far as they may still be invisible."""
+    chunk: Chunk
+    before: frozenset[int] | None = None
+    """Transactions (32-bit ids) that were streamed before the low mark, as far as they may still be invisible; None
+    until that mark has come through the stream."""
     touched: set[bytes] = field(default_factory=set)
     size: int = 0
     broken: str = ""
     """Why the chunk must be read again; empty when it need not."""
 
+    @property
+    def table(self) -> str:
+        """``schema.table``."""
+        return self.chunk.table.full_name
+
 
 class Snapshots:
-    """Drives one chunk at a time. Called by the stream only, in its thread.
+    """Drives the chunks. Called by the stream only, in its thread.
 
-    `current` asks the database for ``pg_current_snapshot()``, `begun` for one that lacks nothing begun by then; `watch`
-    is called with the table's name when its window opens and with None when it closes, so that the stream watches the
-    keys of that table only then.
+    `current` asks the database for ``pg_current_snapshot()``, `begun` for one that lacks nothing begun by then,
+    `active` for the number of sessions of others that run a statement. `watch` is called with the names of the tables
+    that are read between their marks now, so that the stream watches the keys of those only.
     """
 
     def __init__(
@@ -61,41 +73,69 @@ class Snapshots:
         reader: ChunkReader,
         current: Callable[[], DatabaseSnapshot],
         begun: Callable[[], DatabaseSnapshot],
-        watch: Callable[[str | None], None],
+        active: Callable[[], int],
+        watch: Callable[[Collection[str]], None],
     ) -> None:
         self._config = config
         self._reader = reader
         self._current = current
         self._begun = begun
+        self._active = active
         self._watch = watch
         self._tracking: DatabaseSnapshot | None = None
         self._streamed: set[int] = set()
-        self._chunk: Chunk | None = None
-        self._window: Window | None = None
-        self._rows = FIRST_CHUNK_ROWS
+        self._readings: dict[str, Reading] = {}
+        self._rows: dict[str, int] = {}
+        self._locked: dict[str, float] = {}
         self._number = 0
         self._look_at = 0.0
+        self._late = False
         self.waiting_for = ""
         """What keeps the next chunk from being read, for the operator; empty when nothing does."""
 
-    def poll(self, plan: Mapping[str, TableSnapshot], tables: Mapping[str, CatalogTable], run: str) -> None:
-        """Begin the next chunk when one is due. Raises what the chunk's reader raised."""
-        if self._chunk is not None:
-            self._check_reader()
-            return
+    def poll(
+        self, plan: Mapping[str, TableSnapshot], tables: Mapping[str, CatalogTable], run: str, *, behind: bool
+    ) -> None:
+        """Begin the chunks that are due; `behind`: there is more to read of the stream now.
+
+        Raises what a chunk's reader raised.
+        """
+        self._check_readers()
         now = time.monotonic()
-        if not plan or now < self._look_at:
+        if now < self._look_at:
             return
-        self._look_at = now + LOOK_EVERY_SECONDS
-        if self._tracking is None:
-            self._tracking = self._begun()
-        name, progress = next(iter(plan.items()))
-        if not self._may_read(progress):
-            return
-        self._number += 1
-        self._look_at = 0.0
-        self._chunk = Chunk(tables[name], progress.last_key, self._rows, f"{run}.{self._number}")
-        self._reader.begin(self._chunk)
+        self._late = self._late and behind
+        for name, progress, range_ in self._due(plan, now):
+            if len(self._readings) == self._config.readers:
+                return
+            if self._tracking is None:
+                self._tracking = self._begun()
+            if self._throttled() or not self._may_read(progress):
+                self._look_at = now + LOOK_EVERY_SECONDS
+                return
+            self._number += 1
+            chunk = Chunk(tables[name], range_, self._rows.get(name, FIRST_CHUNK_ROWS), f"{run}.{self._number}")
+            if not progress.rows and self._config.readers > 1:
+                chunk.divide = self._config.readers * RANGES_PER_READER
+            self._readings[chunk.id] = Reading(chunk)
+            self._reader.begin(chunk)
+
+    def _due(self, plan: Mapping[str, TableSnapshot], now: float) -> Iterator[tuple[str, TableSnapshot, KeyRange]]:
+        """Ranges of which the next chunk may be read, in order."""
+        taken = [(reading.table, reading.chunk.range) for reading in self._readings.values()]
+        for name, progress in plan.items():
+            if self._locked.get(name, now) <= now:
+                yield from ((name, progress, one) for one in progress.ranges if (name, one) not in taken)
+
+    def _throttled(self) -> bool:
+        """Whether the database has more important things to do than to be read, or we have."""
+        self.waiting_for = ""
+        most = self._config.max_active_sessions
+        if self._late:
+            self.waiting_for = "the stream, whose changes come late, before more rows are read"
+        elif most is not None and (active := self._active()) > most:
+            self.waiting_for = f"the database: {active} sessions are active, more than max_active_sessions ({most})"
+        return bool(self.waiting_for)
 
     def _may_read(self, progress: TableSnapshot) -> bool:
         """Whether every transaction waited for has ended. What is visible once is so to every later snapshot."""
@@ -109,80 +149,83 @@ class Snapshots:
         self.waiting_for = f"transactions {pending[:5]} to end before rows are read" if pending else ""
         return not pending
 
-    def _check_reader(self) -> None:
+    def _check_readers(self) -> None:
         """A chunk that failed is begun again later, or its error is raised."""
-        chunk = self._chunk
-        if chunk is None or chunk.error is None:
-            return
-        self._drop()
-        if not isinstance(chunk.error, LockNotAvailable):
-            raise chunk.error
-        self.waiting_for = str(chunk.error)
-        self._look_at = time.monotonic() + 1.0
+        for reading in [one for one in self._readings.values() if one.chunk.error is not None]:
+            error = reading.chunk.error
+            assert error is not None
+            self._drop(reading)
+            if not isinstance(error, LockNotAvailable):
+                raise error
+            self.waiting_for = str(error)
+            self._locked[reading.table] = time.monotonic() + 1.0
 
     def streamed(self, xid: int) -> None:
         """A transaction with row changes is being streamed."""
         if self._tracking is not None:
             self._streamed.add(xid)
 
-    def touched(self, keys: Collection[bytes]) -> None:
-        """Keys of the watched table that the stream changed."""
-        window = self._window
-        if window is not None:
-            window.touched.update(keys)
-            window.size += sum(map(len, keys))
-            if window.size > self._config.chunk_bytes:
-                window.broken = "more keys were changed meanwhile than fit"
-                window.touched.clear()
-                window.size = 0
+    def touched(self, table: str, keys: Collection[bytes]) -> None:
+        """Keys of a watched table that the stream changed."""
+        for reading in self._readings.values():
+            if reading.table != table or reading.before is None:
+                continue
+            reading.touched.update(keys)
+            reading.size += sum(map(len, keys))
+            if reading.size > self._config.chunk_bytes:
+                reading.broken = "more keys were changed meanwhile than fit"
+                reading.touched.clear()
+                reading.size = 0
 
     def broken(self, table: str, why: str) -> None:
-        """`table` was truncated, or its definition changed: a chunk of it that is being read is void."""
-        if self._window is not None and self._chunk is not None and self._chunk.table.full_name == table:
-            self._window.broken = why
+        """`table` was truncated, or its definition changed: chunks of it that are being read are void."""
+        for reading in self._readings.values():
+            if reading.table == table:
+                reading.broken = why
 
     def mark(self, chunk_id: str, which: str) -> tuple[Chunk, set[bytes]] | None:
         """A mark came through the stream. At the high mark of a good chunk: the chunk, and the keys to drop from it."""
-        chunk = self._chunk
-        if chunk is None or chunk.id != chunk_id:
+        reading = self._readings.get(chunk_id)
+        if reading is None:
             return None
         if which == "low":
-            self._window = Window(frozenset(self._streamed))
-            self._watch(chunk.table.full_name)
+            reading.before = frozenset(self._streamed)
+            self._watch_tables()
             return None
-        window = self._window
-        snapshot = chunk.snapshot
-        if window is None or snapshot is None:
-            raise TransientError(f"a chunk of {chunk.table.full_name} has a high mark without a low mark")
-        self._drop()
-        why = window.broken
-        if not why and any(not snapshot.sees(xid) for xid in window.before):
+        chunk, snapshot = reading.chunk, reading.chunk.snapshot
+        if reading.before is None or snapshot is None:
+            raise TransientError(f"a chunk of {reading.table} has a high mark without a low mark")
+        self._drop(reading)
+        self._late = time.monotonic() - chunk.marked_at > self._config.max_lag
+        why = reading.broken
+        if not why and any(not snapshot.sees(xid) for xid in reading.before):
             why = "a transaction that is in the stream already was not visible to the read"
         self._adapt(chunk, smaller="fit" in why)
         if why:
-            log.info("snapshot.chunk_discarded", table=chunk.table.full_name, why=why)
+            log.info("snapshot.chunk_discarded", table=reading.table, why=why)
             self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
             self.waiting_for = why
             return None
-        self.waiting_for = ""
-        return chunk, window.touched
+        return chunk, reading.touched
 
     def _adapt(self, chunk: Chunk, *, smaller: bool) -> None:
-        """Rows for the next chunk, from what this one cost."""
-        rows = len(chunk.lines)
+        """Rows for the table's next chunk, from what this one cost."""
+        rows = chunk.limit
         if smaller:
-            self._rows = self._rows // 2
-        elif rows:
-            by_time = rows * self._config.chunk_time_target / max(chunk.seconds, 0.001)
-            by_size = rows * self._config.chunk_bytes * 0.8 / chunk.size
-            self._rows = int(min(by_time, by_size, self._rows * 8))
-        self._rows = max(CHUNK_ROWS[0], min(CHUNK_ROWS[1], self._rows))
+            rows = rows // 2
+        elif chunk.lines:
+            by_time = len(chunk.lines) * self._config.chunk_time_target / max(chunk.seconds, 0.001)
+            by_size = len(chunk.lines) * self._config.chunk_bytes * 0.8 / chunk.size
+            rows = int(min(by_time, by_size, rows * 8))
+        self._rows[chunk.table.full_name] = max(CHUNK_ROWS[0], min(CHUNK_ROWS[1], rows))
 
-    def _drop(self) -> None:
-        self._chunk = None
-        self._window = None
-        self._watch(None)
+    def _drop(self, reading: Reading) -> None:
+        del self._readings[reading.chunk.id]
+        self._watch_tables()
+
+    def _watch_tables(self) -> None:
+        self._watch({reading.table for reading in self._readings.values() if reading.before is not None})
 
     def close(self) -> None:
-        """End a running read. Safe to call twice."""
+        """End running reads. Safe to call twice."""
         self._reader.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -15,6 +15,7 @@ from cdc.errors import DecodeError, TransientError
 from cdc.event import SEQUENCE_BITS, UNCHANGED
 from cdc.formats.envelope import Envelope
 from cdc.log import Log, Produced
+from cdc.progress import SnapshotProgress
 from cdc.record import SWEEP_KEY, TRUNCATE_KEY, marker_header
 from cdc.worker import Control, State
 from connectors.postgres import pgoutput
@@ -81,6 +82,7 @@ class PostgresStream(Stream):
         # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
         self._run = uuid.uuid4().hex
         self._ready: tuple[Chunk, set[bytes]] | None = None
+        self._progress = SnapshotProgress()
         self._emitting: tuple[Chunk, set[bytes], int] | None = None
         # The message whose passing means that we are caught up.
         self._goal: str | None = None
@@ -119,7 +121,12 @@ class PostgresStream(Stream):
         self._reselect = Reselect(self._tables)
         reader = ChunkReader(self._config)
         self._snapshots = Snapshots(
-            self._config.snapshot, reader, self._tables.current_snapshot, self._tables.begun_snapshot, self._watch
+            self._config.snapshot,
+            reader,
+            self._tables.current_snapshot,
+            self._tables.begun_snapshot,
+            self._tables.active_sessions,
+            self._watch,
         )
         if self._anchor is None:
             self._tables.emit(self._stored.nonce)
@@ -322,8 +329,8 @@ class PostgresStream(Stream):
         writer = (self._transaction, self._begin.xid, lsn, version, ordinal)
         row = Incomplete(known.table, known.schema, operation, before, after, *writer)
         records = row.records()
-        if self._snapshots is not None and self._relations.watched == known.table.full_name:
-            self._snapshots.touched([record.key for record in records])
+        if self._snapshots is not None and known.table.full_name in self._relations.watched:
+            self._snapshots.touched(known.table.full_name, [record.key for record in records])
         if row.missing() and self._config.toast == "reselect":
             self.incomplete = True
             self._append(cast(Produced, row))
@@ -345,9 +352,9 @@ class PostgresStream(Stream):
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 
-    def _watch(self, table: str | None) -> None:
+    def _watch(self, tables: Collection[str]) -> None:
         assert self._snapshots is not None
-        self._relations.watch(table, self._snapshots.touched)
+        self._relations.watch(tables, self._snapshots.touched)
 
     def _broken(self, table: str, why: str) -> None:
         if self._snapshots is not None:
@@ -358,6 +365,7 @@ class PostgresStream(Stream):
         self._plan[name] = TableSnapshot(self._version)
         self._version += 1
         self._dirty = True
+        self._broken(name, "the table is read from its beginning")
 
     def _emit_chunk(self) -> Sequence[Item]:
         """The next rows of the chunk whose high mark has passed; after the last ones the progress, in one append."""
@@ -370,7 +378,7 @@ class PostgresStream(Stream):
         columns = [(column.name, column.type_oid, column.type_modifier) for column in chunk.table.columns]
         schema = self._relations.schema(chunk.table, columns)
         resync = self._relations.seen(chunk.table, schema) if not start else ""
-        if resync and self._plan[name].last_key is not None:
+        if resync and self._plan[name].rows:
             log.warning("table is read from its beginning: DDL changed its rows", table=name, why=resync)
             self._schedule(name)
             self._emitting, self.splittable = None, True
@@ -388,13 +396,11 @@ class PostgresStream(Stream):
             return [item for item in self._items if item != []]
         self._emitting = None
         self.splittable = True
-        progress = self._plan[name]
-        rows = progress.rows + len(chunk.lines)
-        if not chunk.last:
-            self._plan[name] = TableSnapshot(progress.since, chunk.last_key, rows)
-        else:
+        progress = self._plan[name] = self._plan[name].advanced(chunk.range, chunk.rest, len(chunk.lines))
+        self._progress.read(name, progress.rows, chunk.table_rows)
+        if not progress.ranges:
             del self._plan[name]
-            log.info("snapshot.table_done", table=name, rows=rows)
+            self._progress.done(name, progress.rows)
             if progress.since is not None:
                 self._mark(schema.topic, SWEEP_KEY, marker_header(b"s", progress.since))
         return [item for item in self._items if item != []]
@@ -451,7 +457,7 @@ class PostgresStream(Stream):
         now = time.monotonic()
         if not self._resumption.over or self._snapshots is None or self._ready is not None or not self.splittable:
             return
-        self._snapshots.poll(self._plan, self._tables.captured, self._run)
+        self._snapshots.poll(self._plan, self._tables.captured, self._run, behind=self.more)
         request = self._control.request
         if request is not None and request["id"] != self._request:
             self._read_again(request)
@@ -484,7 +490,7 @@ class PostgresStream(Stream):
         progress = {
             "position": format_lsn(self._commit_lsn),
             "committed_at": self._anchor.commit_time / 1_000_000 if self._anchor is not None else None,
-            "snapshots": {name: table.rows for name, table in self._plan.items()},
+            "snapshots": {name: self._progress.of(name, table.rows) for name, table in self._plan.items()},
             "waiting_for": self._snapshots.waiting_for,
         }
         self._control.report(state, progress=progress)

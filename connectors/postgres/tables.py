@@ -38,6 +38,15 @@ SELECT t.schemaname, t.tablename, coalesce(r.oid, p.oid)::bigint
 """Where each table stands in the publication; one of all tables, or of a schema, counts as one place."""
 
 
+_ACTIVE = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE NOT (usename = current_user AND application_name = current_setting('application_name'))
+   AND coalesce(backend_type, 'client backend') = 'client backend'
+   AND (state IN ('active', 'fastpath function call') OR (state IS NULL AND backend_xmin IS NOT NULL))
+"""
+"""To a role that may not read others' statistics they have no state; then one with a snapshot runs a statement."""
+
+
 class Tables:
     """Knows the captured tables and talks SQL to the database, on one connection that is made when it is needed."""
 
@@ -161,6 +170,10 @@ class Tables:
         """Which transactions are visible now."""
         [row] = self.rows("SELECT pg_current_snapshot()::text", [])
         return DatabaseSnapshot.parse(row[0])
+
+    def active_sessions(self) -> int:
+        """How many sessions other than ours run a statement on this server."""
+        return int(self.rows(_ACTIVE, [])[0][0])
 
     def begun_snapshot(self) -> DatabaseSnapshot:
         """The same, and whatever has begun by now and not ended is among its `running`.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -156,3 +161,25 @@ def test_a_role_that_does_not_exist_is_refused(scripted: Scripted) -> None:
     result = scripted.cdc("run", "--only", "sink/onee")
     assert result.exit_code == 2
     assert "did you mean sink/one?" in result.stderr
+
+
+def test_on_a_terminal_the_lines_of_all_workers_are_for_people(scripted: Scripted) -> None:
+    scripted.insert(2)
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "cdc", "run", "--until-caught-up"]
+    process = subprocess.Popen(
+        command, cwd=scripted.folder, env=scripted.environment, stdin=subprocess.DEVNULL, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that nobody writes to the terminal any more
+        while read := os.read(main, 4096):
+            shown += read
+    os.close(main)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    assert "pipeline shop: source/db, sink/one, sink/two" in text
+    for role in ("source/db", "sink/one", "sink/two"):
+        assert re.search(rf"^\S*\d\d:\d\d:\d\d.*worker\.ended.*{role}", text, re.MULTILINE), text
+    assert "source/db: the script stays" in text
+    assert scripted.stored("two") == 2

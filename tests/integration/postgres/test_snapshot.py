@@ -145,12 +145,13 @@ def test_never_means_never(database18: Database, source18: MakeSource) -> None:
     assert [r.record.key for r in shop.records()] == [b'{"id":2}']
 
 
-def held(monkeypatch: pytest.MonkeyPatch, where: str) -> tuple[threading.Event, threading.Event]:
-    """Stop the reader of the first chunk at its low or high mark, or before its copy; (reached, go on)."""
+def held(monkeypatch: pytest.MonkeyPatch, where: str, chunk: int = 1) -> tuple[threading.Event, threading.Event]:
+    """Stop the reader of the chunk of that number at its low or high mark, or before its copy; (reached, go on)."""
     reached, go_on = threading.Event(), threading.Event()
+    numbers = itertools.count(1)
 
     def hold() -> None:
-        if not reached.is_set():
+        if next(numbers) == chunk:
             reached.set()
             assert go_on.wait(30)
 
@@ -205,6 +206,24 @@ def test_changes_between_read_and_high_mark(
         running.wait(lambda: not shop.position.snapshots, "the end of the snapshot")
         running.catch_up()
     assert shop.differs("public.item") == naive
+
+
+def test_asked_for_again_while_it_is_read_a_table_is_read_from_its_beginning(
+    database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item SELECT generate_series(1, 900)")
+    shop = source18(["public.item"], snapshot={"chunk_bytes": "1KiB"})
+    reached, go_on = held(monkeypatch, "high", chunk=3)
+    with shop.running() as running:
+        running.wait(reached.is_set, "a chunk to be read")
+        running.wait(lambda: shop.position.snapshots["public.item"].rows, "chunks before it on the log")
+        shop.request_snapshot("public.item")
+        running.wait(lambda: shop.log.states("snapshot_request") == {}, "the request to be taken up")
+        go_on.set()
+        running.wait(lambda: not shop.position.snapshots, "the end of the snapshot")
+        running.catch_up()
+    shop.assert_equal("public.item")
+    assert [r.operation for r in shop.records()].count("s") == shop.partitions
 
 
 def test_a_value_left_out_is_not_lost_with_the_row_that_was_read(
