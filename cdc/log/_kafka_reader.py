@@ -51,6 +51,8 @@ class KafkaReader(LogReader):
         self._max_bytes = max_bytes
         self._next: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
+        self._taken: set[TopicPartition] = set()
+        """Partitions that were taken away in this very poll: whoever has them now reads their records again."""
         self._topics: dict[str, Topic] = {}
         self._usual = 1000.0
         self._looked = float("-inf")
@@ -75,6 +77,7 @@ class KafkaReader(LogReader):
         fetched: dict[tuple[str, int], list[Record]] = {}
         moved: dict[tuple[str, int], int] = {}
         size = 0
+        self._taken.clear()
         while messages:
             taken = self._sort(messages, fetched, moved)
             size += taken
@@ -83,11 +86,15 @@ class KafkaReader(LogReader):
             self._usual += (taken / len(messages) - self._usual) / 4
             fitting = int((self._max_bytes - size) / (self._usual + 1)) + 1
             messages = self._consume(consumer, min(fitting, CHUNK), 0)
+            for gone in self._taken:  # if it came back at once, it begins where its offset was committed
+                fetched.pop(gone, None)
+                moved.pop(gone, None)
+            self._taken.clear()
         batches: list[Fetched] = []
         for (topic, partition), records in fetched.items():
             place = TopicPartition(topic, partition)
             if place not in self._next:
-                continue  # taken away in this very poll: its next owner reads them again
+                continue  # another reader's by now
             next_offset = max(records[-1].offset + 1 if records else 0, moved.get(place, 0))
             if records or next_offset > self._next[place]:
                 self._next[place] = next_offset
@@ -190,8 +197,7 @@ class KafkaReader(LogReader):
                 self._on_revoked(held)
         except BaseException as error:  # noqa: BLE001 - as above
             self._failure = error
-        for tp in gone:
-            self._next.pop(tp, None)
+        self._forget(gone)
         self._paused -= set(gone)
 
     def _lost(self, _: Consumer, places: list[Place]) -> None:
@@ -200,8 +206,12 @@ class KafkaReader(LogReader):
             f"Kafka took {len(places)} partitions away: nothing was heard from this reader for too long",
             hint="it joins again by itself; if this repeats, the store is too slow for a batch this large",
         )
-        for place in places:
-            self._next.pop(TopicPartition(place.topic, place.partition), None)
+        self._forget([TopicPartition(place.topic, place.partition) for place in places])
+
+    def _forget(self, gone: Sequence[TopicPartition]) -> None:
+        self._taken.update(gone)
+        for tp in gone:
+            self._next.pop(tp, None)
 
     def _consume(self, consumer: Consumer, count: int, timeout: float) -> list[Message]:
         try:
