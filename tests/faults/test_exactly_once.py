@@ -21,6 +21,7 @@ from tests.servers.postgres import Database, Server, create_database, drop_datab
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
 DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "20"))
 BIG = int(os.environ.get("CDC_TORTURE_BIG", "30000"))
+TIMEOUT = int(os.environ.get("CDC_TORTURE_TIMEOUT", "600"))
 STORES = tuple(os.environ.get("CDC_TORTURE_STORES", "duckdb,tantivy,redis,opensearch,sql_postgres").split(","))
 OWNING = tuple(name for name in STORES if load_sink("sinks", stores.load(name).type).owns_offsets)
 
@@ -82,7 +83,7 @@ def write_config(
     return path
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(TIMEOUT)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_change_arrives_exactly_once(
     seed: int,
