@@ -78,6 +78,8 @@ class PostgresConnector(Connector):
                     raise
                 log.warning("gap is mended by reading all tables again", source=self._name, gap=str(gap))
                 recreate(self._name, self._config, tables, log_, self.slot, request["id"])
+            except psycopg.Error as error:  # what the loop over the stream has no time to look at
+                raise refused(error) from None
             except StepAside as aside:
                 control.report(State.RETRYING, str(aside))
                 control.wait(random.uniform(*ASIDE_SECONDS))  # noqa: S311 - jitter

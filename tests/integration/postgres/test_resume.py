@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 
+import psycopg
 import pytest
 
+from cdc.errors import UnreachableError
 from cdc.log import LogWriter
 from connectors import postgres
+from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.pgoutput import Begin
 from connectors.postgres.position import Position
 from connectors.postgres.resume import WHOLE, Resumption
@@ -219,3 +222,30 @@ def test_a_position_is_never_less_than_what_is_on_the_log(database18: Database, 
     more.capture()
     assert len(operations(more, "public.item")) == 10_000
     more.assert_equal("public.item")
+
+
+def test_a_stream_that_makes_no_sense_any_more_is_connected_anew(
+    database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libpq says then comes out of the very call that is made for each row."""
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)")
+    shop = source18(["public.item"])
+    start = ReplicationConnection.start
+    broken: list[ReplicationConnection] = []
+
+    def starting(connection: ReplicationConnection, slot: str, publication: str, lsn: int) -> None:
+        start(connection, slot, publication, lsn)
+        if not broken:
+            broken.append(connection)
+            monkeypatch.setattr(connection, "receive", _lost_synchronisation)
+
+    monkeypatch.setattr(ReplicationConnection, "start", starting)
+    with shop.running() as running:
+        running.wait(lambda: broken and running.errors, "the error")
+        running.catch_up()
+    assert isinstance(running.errors[0], UnreachableError)
+    shop.assert_equal("public.item")
+
+
+def _lost_synchronisation(_: int) -> tuple[int, memoryview]:
+    raise psycopg.OperationalError("lost synchronization with server")
