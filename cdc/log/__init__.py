@@ -326,6 +326,12 @@ class Log(ABC):
         """The high watermark per partition: the offset that the next record would get."""
 
     @abstractmethod
+    def offsets_for_time(self, partitions: Collection[TopicPartition], time: int) -> Mapping[TopicPartition, int]:
+        """Where to begin, per partition, to read what was appended at `time` (ms since 1970) or later and nothing
+        older; the high watermark where there is nothing of the kind. As far as the appending clock only rose.
+        """
+
+    @abstractmethod
     def schemas(self) -> Mapping[bytes, TableSchema]:
         """All schema records that are committed now, by schema id."""
 

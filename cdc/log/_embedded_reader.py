@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ SELECT records FROM blocks
 WHERE id >= (SELECT ifnull(max(id), ?2) FROM blocks WHERE id BETWEEN ?1 AND ?2) AND id < ?3 ORDER BY id
 """
 """From the block that holds row id ?2 on; ?1 begins the partition, ?3 ends what is committed."""
+_BLOCK: Final = "SELECT records FROM blocks WHERE id BETWEEN ?1 AND ?2 ORDER BY id DESC LIMIT 1"
+"""The last block that begins at row id ?2 or before; ?1 begins the partition."""
 
 
 @dataclass(slots=True)
@@ -267,6 +270,24 @@ def committed(groups: Path, group: str) -> dict[TopicPartition, Committed]:
             "SELECT topic, partition, offset, topic_id FROM offsets WHERE consumer_group = ?", (group,)
         ).fetchall()
     return {TopicPartition(topic, index): Committed(offset, topic_id) for topic, index, offset, topic_id in rows}
+
+
+def offset_for_time(connection: sqlite3.Connection, number: int, start: int, end: int, time: int) -> int:
+    """The offset of the first record of partition `number`, between `start` and `end`, that was appended at `time` (ms
+    since 1970) or later; `end` without one. Blocks lie in the order of time, so few of them are looked at."""
+    low, high = start, end
+    while low < high:
+        middle = (low + high) // 2
+        bounds = (number << OFFSET_BITS, number << OFFSET_BITS | middle)
+        row = connection.execute(_BLOCK, bounds).fetchone()
+        records = [] if row is None else _decode(row[0])
+        if not records or records[-1].timestamp < time:
+            low = max(middle, records[-1].offset if records else 0) + 1
+        elif records[0].timestamp >= time:
+            high = max(low, records[0].offset)
+        else:
+            return next(record.offset for record in records if record.timestamp >= time)
+    return low
 
 
 def _gap(tp: TopicPartition, what: str) -> GapError:

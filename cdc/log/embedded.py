@@ -29,7 +29,7 @@ from cdc.log import (
     Topic,
     TopicPartition,
 )
-from cdc.log._embedded_reader import EmbeddedReader, committed
+from cdc.log._embedded_reader import EmbeddedReader, committed, offset_for_time
 from cdc.log._embedded_writer import EmbeddedWriter
 from cdc.log._sqlite import GROUPS_TABLES, make, opened, transaction
 from schemas.table import TableSchema
@@ -112,6 +112,16 @@ class EmbeddedLog(Log):
     def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         heads = self._heads()
         return {tp: heads.get(tp, (0, 0))[1] for tp in partitions}
+
+    def offsets_for_time(self, partitions: Collection[TopicPartition], time: int) -> Mapping[TopicPartition, int]:
+        found = dict.fromkeys(partitions, 0)
+        for path in self._sources().values():
+            with opened(path, read_only=True) as connection:
+                rows = connection.execute("SELECT topic, partition, number, start_offset, next_offset FROM partitions")
+                for topic, partition, number, start, end in rows.fetchall():
+                    if (place := TopicPartition(topic, partition)) in found:
+                        found[place] = offset_for_time(connection, number, start, end, time)
+        return found
 
     def schemas(self) -> Mapping[bytes, TableSchema]:
         found: dict[bytes, TableSchema] = {}

@@ -180,6 +180,11 @@ class KafkaLog(Log):
     def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._offsets(partitions, OffsetSpec.latest())
 
+    def offsets_for_time(self, partitions: Collection[TopicPartition], time: int) -> Mapping[TopicPartition, int]:
+        ends = self.end_offsets(partitions)  # first: what is appended meanwhile is later than `time`
+        found = self._offsets(partitions, OffsetSpec.for_timestamp(time))
+        return {tp: offset if offset >= 0 else ends[tp] for tp, offset in found.items()}
+
     def schemas(self) -> Mapping[bytes, TableSchema]:
         return {key: TableSchema.from_json(value) for key, value in self._table(self._schemas).items()}
 

@@ -89,3 +89,12 @@ def read_all(log: Log, group: str | None = None) -> dict[TopicPartition, list[Re
 
 def keys(found: Mapping[TopicPartition, Sequence[Record]]) -> list[bytes]:
     return sorted(record.key for records in found.values() for record in records)
+
+
+def assert_times_tell_where_to_begin(log: Log, found: Mapping[TopicPartition, Sequence[Record]]) -> None:
+    """For some of the times at which `found`, which is all there is, was appended."""
+    times = sorted({record.timestamp for records in found.values() for record in records})
+    for time_ in (times[0] - 1, *times[:: len(times) // 8 + 1], times[-1], times[-1] + 1):
+        for partition, offset in log.offsets_for_time(list(found), time_).items():
+            older = [record for record in found[partition] if record.timestamp < time_]
+            assert [record for record in found[partition] if record.offset < offset] == older

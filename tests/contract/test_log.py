@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -13,7 +14,18 @@ from cdc.errors import CdcError, FencedError, TransientError
 from cdc.log import Log, LogWriter, Produced, TopicPartition
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
-from tests.contract.logs import HEADER, Place, append, append_and_commit, beginning, commit, keys, read_all, read_until
+from tests.contract.logs import (
+    HEADER,
+    Place,
+    append,
+    append_and_commit,
+    assert_times_tell_where_to_begin,
+    beginning,
+    commit,
+    keys,
+    read_all,
+    read_until,
+)
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -282,3 +294,19 @@ def test_two_sources_may_not_write_one_topic_of_the_embedded_log(log: Log, place
     append(first, [place.record(1)])
     with pytest.raises(CdcError, match="first"):
         append(second, [place.record(1)])
+
+
+def test_a_time_tells_where_to_begin(log: Log, place: Place) -> None:
+    writer = log.writer("shop")
+    writer.fence()
+    places = [TopicPartition(place.topic, number) for number in range(3)]
+    assert log.offsets_for_time(places, 0) == beginning(places)
+    for n in range(5):
+        append_and_commit(writer, [place.record(number) for number in range(1000)], b"%d" % n)
+        now = time.time()
+        wait_until(lambda now=now: time.time() > now + 0.002, what="another millisecond")
+    found = read_all(log)
+    assert len({record.timestamp for records in found.values() for record in records}) >= 5
+    assert_times_tell_where_to_begin(log, found)
+    later = round(time.time() * 1000) + 60_000
+    assert log.offsets_for_time(places, later) == log.end_offsets(places)

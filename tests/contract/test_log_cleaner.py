@@ -22,7 +22,15 @@ from cdc.log import _embedded_cleaner as cleaner
 from cdc.log._embedded_reader import EmbeddedReader
 from cdc.log._sqlite import connect
 from cdc.testing import MemorySink
-from tests.contract.logs import Place, append_and_commit, beginning, keys, read_all, read_until
+from tests.contract.logs import (
+    Place,
+    append_and_commit,
+    assert_times_tell_where_to_begin,
+    beginning,
+    keys,
+    read_all,
+    read_until,
+)
 from tests.integration.delivered import CONFIG, ORDERS, Source, deliver_all, embedded, key
 from tests.servers import wait_until
 
@@ -87,6 +95,7 @@ def test_the_last_record_of_each_key_stays_where_it_was_and_the_space_is_given_b
     assert _file(place).stat().st_size < size / 8
     assert log.start_offsets(list(found)) == beginning(found)
     assert log.end_offsets(list(found)) == {place: records[-1].offset + 1 for place, records in before.items()}
+    assert_times_tell_where_to_begin(log, found)
 
 
 def _clean_and_die(path: Path) -> None:
@@ -216,6 +225,7 @@ def test_only_what_is_too_old_goes(place: Place, monkeypatch: pytest.MonkeyPatch
     assert sum(starts_at.values()) == 1000
     with closing(log.reader(None, lambda _: True, lambda _: starts_at, lambda _: None)) as reader:
         assert len(keys(read_until(reader, lambda _: sum(reader.position().values()) == 1010))) == 10
+    assert log.offsets_for_time(list(starts_at), 0) == starts_at
 
 
 def test_records_that_go_in_the_moment_of_reading_are_not_skipped(
