@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from cdc.capture import Item
 from cdc.config.fields import Model
 from cdc.findings import Finding as Finding
 from cdc.findings import Severity as Severity
@@ -84,6 +85,16 @@ class Connector(ABC):
         """Capture until `control.stopping()`, or until caught up if so asked. See :mod:`cdc.capture`.
 
         Raises GapError, PermanentError, TransientError (the caller retries with a new call), FencedError.
+        """
+
+    @abstractmethod
+    def tap(self, stopping: Callable[[], bool]) -> Generator[Sequence[Item], None, None]:
+        """What the database sends from now on, as `capture` would append it, until `stopping()`: for ``cdc tap``.
+
+        The first batch, an empty one, says that it has begun; from then on one comes at least every second, empty or
+        not. A table's schema comes before its first record. Versions mean nothing, and columns that were not sent are
+        left out. It has nothing to do with `capture`, which may run or not: no log, no position, and nothing in the
+        database that outlives the generator or that the database waits for. Raises PermanentError, UnreachableError.
         """
 
     @abstractmethod

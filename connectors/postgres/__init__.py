@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
 import structlog
 
-from cdc.capture import capture
+from cdc.capture import Item, capture
 from cdc.connector import Connector, Finding, Outline, SourceConfig, TableChanges
 from cdc.errors import CdcError, ConfigurationError, GapError
 from cdc.log import Log
@@ -26,7 +26,8 @@ from connectors.postgres.preflight import preflight
 from connectors.postgres.setup import ensure_slot, recreate
 from connectors.postgres.slot import retained_bytes
 from connectors.postgres.stream import PostgresStream
-from connectors.postgres.tables import Tables
+from connectors.postgres.tables import CapturedTables, Tables
+from connectors.postgres.tap import tap
 
 log = structlog.get_logger()
 
@@ -88,6 +89,11 @@ class PostgresConnector(Connector):
 
     def _tables(self, log_: Log) -> Tables:
         return Tables(self._config, log_, self._names, self._template, self._profile, self.publication)
+
+    def tap(self, stopping: Callable[[], bool]) -> Generator[Sequence[Item], None, None]:
+        """See :class:`cdc.connector.Connector`."""
+        tables = CapturedTables(self._config, self._names, self._template, self._profile, self.publication)
+        return tap(self._name, self._config, tables, stopping)
 
     def status(self, position: bytes | None) -> Mapping[str, Any]:
         """See :class:`cdc.connector.Connector`."""

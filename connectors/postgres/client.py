@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import select
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import psycopg
@@ -28,6 +29,8 @@ SESSION: Final = (
 functions before its own."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
+STOP_SECONDS: Final = 0.1
+"""How soon a command that takes long is cancelled."""
 SILENCE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 """A network that went silent is a lost connection after half a minute (seconds; the last one milliseconds)."""
 
@@ -134,6 +137,24 @@ class ReplicationConnection:
             )
             for row in range(result.ntuples)
         ]
+
+    def run(self, command: str, stopping: Callable[[], bool]) -> bool:
+        """Run a command that may take long. False: it was cancelled, since `stopping()`. Raises as `query` does."""
+        connection = self._connection
+        try:
+            connection.send_query(command.encode())
+            while connection.is_busy():
+                if stopping():
+                    connection.get_cancel().cancel()
+                    return False
+                self.wait(STOP_SECONDS)
+            results = list(iter(connection.get_result, None))
+        except psycopg.Error as error:
+            raise unreachable(str(error)) from None
+        for result in results:
+            if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+                raise self._failure(result)
+        return True
 
     def start(self, slot: str, publication: str, lsn: int) -> None:
         """``START_REPLICATION`` with pgoutput, protocol 1 (whole transactions, at their commit).

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from cdc.compile import Append, CompiledRead, CompiledTable, RowFunction
 from cdc.errors import PermanentError
 from cdc.formats.envelope import TransactionParts
-from cdc.log import Log, Produced
+from cdc.log import Produced
 from connectors.postgres import wire
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.pgoutput import Relation
 from connectors.postgres.slot import gap
-from connectors.postgres.tables import Tables
+from connectors.postgres.tables import CapturedTables
 from connectors.postgres.values import logical_type
 from schemas.table import Column, TableSchema
 
@@ -63,10 +63,10 @@ def _watching(function: RowFunction, table: str, touched: Touched) -> RowFunctio
 class Relations:
     """All relations that the stream has described, by oid."""
 
-    def __init__(self, tables: Tables, log: Log, last: dict[str, str]) -> None:
-        """`last` is the id (hex) of the schema that each table's rows had last, from the position."""
+    def __init__(self, tables: CapturedTables, on_log: Mapping[bytes, TableSchema], last: dict[str, str]) -> None:
+        """`on_log`: the schemas that the log has. `last`: the id (hex) of the one that each table's rows had last."""
         self._tables = tables
-        self._on_log = dict(log.schemas())
+        self._on_log = dict(on_log)
         self.last = last
         """The id (hex) of the schema that each table's rows had last, for the position. Replaced, never changed."""
         self._reads: dict[bytes, CompiledRead] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -126,6 +126,11 @@ def slot_exists(connection: ReplicationConnection, slot: str) -> bool:
 def create_slot(connection: ReplicationConnection, slot: str) -> None:
     """Make the logical slot; waits until transactions that run now have ended. Raises PermanentError."""
     connection.query(f'CREATE_REPLICATION_SLOT "{slot}" LOGICAL pgoutput NOEXPORT_SNAPSHOT')
+
+
+def create_temporary_slot(connection: ReplicationConnection, slot: str, stopping: Callable[[], bool]) -> bool:
+    """Make one that goes with the connection. It waits in the same way; False: `stopping()` came true meanwhile."""
+    return connection.run(f'CREATE_REPLICATION_SLOT "{slot}" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT', stopping)
 
 
 def drop_slot(connection: ReplicationConnection, slot: str) -> None:

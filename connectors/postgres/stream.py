@@ -117,7 +117,7 @@ class PostgresStream(Stream):
         self._control.done = self._request
         self._envelope = Envelope("postgresql", self._name, self._database)
         self._transaction = self._envelope.transaction(0, 0, None, 0)
-        self._relations = Relations(self._tables, self._log, self._stored.schemas)
+        self._relations = Relations(self._tables, self._log.schemas(), self._stored.schemas)
         self._reselect = Reselect(self._tables)
         reader = ChunkReader(self._config)
         self._snapshots = Snapshots(

@@ -47,21 +47,15 @@ SELECT count(*) FROM pg_stat_activity
 """To a role that may not read others' statistics they have no state; then one with a snapshot runs a statement."""
 
 
-class Tables:
-    """Knows the captured tables and talks SQL to the database, on one connection that is made when it is needed."""
+class CapturedTables:
+    """Knows the captured tables and talks SQL to the database, on one connection that is made when it is needed.
+    Changes nothing."""
 
     def __init__(
-        self,
-        config: PostgresConfig,
-        log_: Log,
-        names: Mapping[str, str],
-        topic_template: str,
-        profile: str,
-        publication: str,
+        self, config: PostgresConfig, names: Mapping[str, str], topic_template: str, profile: str, publication: str
     ) -> None:
         """`names` fills the placeholders of `topic_template` other than schema and table."""
         self._config = config
-        self._log = log_
         self._names = names
         self._template = topic_template
         self._connection: psycopg.Connection[Any] | None = None
@@ -82,18 +76,15 @@ class Tables:
         """The topic of a table."""
         return topic_name(self._template, **self._names, schema=schema, table=table)
 
-    def refresh(self) -> None:
-        """Read the catalogue, publish the tables (publication first, then the slot), create their topics."""
+    def look(self) -> None:
+        """Read from the catalogue which tables are captured. Raises UnreachableError, PermanentError."""
         try:
-            with connect(self._config) as connection:
-                check_server(connection)
-                found = captured_tables(connection, self._config, lambda what, fix: log.warning(what, fix=fix))
-                publish(connection, self.publication, found, self._config.publication.manage == "tables")
+            check_server(self.sql())
+            found = captured_tables(self.sql(), self._config, lambda what, fix: log.warning(what, fix=fix))
         except psycopg.Error as error:
             raise refused(error) from None
         self.captured = {table.full_name: table for table in found}
         self._refuse_shared_topics()
-        self._log.create_topics([self.topic(table.schema, table.name) for table in found])
 
     def _refuse_shared_topics(self) -> None:
         """Characters that a topic's name may not have are replaced, which can make two names one."""
@@ -105,6 +96,54 @@ class Tables:
                     f"tables {other} and {name} would share the topic {self.topic(table.schema, table.name)}",
                     hint="capture them as two sources with {source} in log.topics.name, or rename one",
                 )
+
+    def lookup(self, oid: int) -> CatalogType | None:
+        """What the catalogue says about a type; None when it is gone. Asked once per type."""
+        if oid not in self._types:
+            try:
+                self._types[oid] = look_up_type(self.sql(), oid)
+            except psycopg.Error as error:
+                raise refused(error) from None
+        return self._types[oid]
+
+    def rows(self, statement: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        """The rows of a query. Raises UnreachableError, PermanentError when the server refuses it."""
+        try:
+            return self.sql().execute(statement.encode(), parameters).fetchall()
+        except psycopg.Error as error:
+            raise refused(error) from None
+
+    def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+class Tables(CapturedTables):
+    """The captured tables, and what keeps them in step with the publication and the topics."""
+
+    def __init__(
+        self,
+        config: PostgresConfig,
+        log_: Log,
+        names: Mapping[str, str],
+        topic_template: str,
+        profile: str,
+        publication: str,
+    ) -> None:
+        super().__init__(config, names, topic_template, profile, publication)
+        self._log = log_
+
+    def refresh(self) -> None:
+        """Read the catalogue, publish the tables (publication first, then the slot), create their topics."""
+        self.look()
+        found = list(self.captured.values())
+        try:
+            with connect(self._config) as connection:
+                publish(connection, self.publication, found, self._config.publication.manage == "tables")
+        except psycopg.Error as error:
+            raise refused(error) from None
+        self._log.create_topics([self.topic(table.schema, table.name) for table in found])
 
     def reconcile(self, position: Position) -> Position:
         """The position with the tables that are captured now: new ones get a snapshot, dropped ones are forgotten.
@@ -157,15 +196,6 @@ class Tables:
             if (topic := self.topic(table.schema, table.name))
         }
 
-    def lookup(self, oid: int) -> CatalogType | None:
-        """What the catalogue says about a type; None when it is gone. Asked once per type."""
-        if oid not in self._types:
-            try:
-                self._types[oid] = look_up_type(self.sql(), oid)
-            except psycopg.Error as error:
-                raise refused(error) from None
-        return self._types[oid]
-
     def current_snapshot(self) -> DatabaseSnapshot:
         """Which transactions are visible now."""
         [row] = self.rows("SELECT pg_current_snapshot()::text", [])
@@ -187,18 +217,6 @@ class Tables:
     def emit(self, content: str) -> None:
         """Write a transactional message of ours into the WAL."""
         self.rows("SELECT pg_logical_emit_message(true, %s, %s)", [MESSAGE_PREFIX, json.dumps({"id": content})])
-
-    def rows(self, statement: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-        """The rows of a query. Raises UnreachableError, PermanentError when the server refuses it."""
-        try:
-            return self.sql().execute(statement.encode(), parameters).fetchall()
-        except psycopg.Error as error:
-            raise refused(error) from None
-
-    def close(self) -> None:
-        """Close the connection. Safe to call twice."""
-        if self._connection is not None:
-            self._connection.close()
 
 
 def refuse_changes(position: Position, identities: Mapping[str, TableIdentity]) -> None:

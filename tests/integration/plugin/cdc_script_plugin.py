@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cdc.capture import Item
 from cdc.config.fields import Secret, SinkConfig, Url
 from cdc.connector import Connector, SourceConfig, TableChanges
 from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
@@ -114,6 +116,18 @@ class ScriptConnector(Connector):
         key = json.dumps({"id": row["id"]}).encode()
         header = pack_header(LAYOUT, b"c", 0, 0, version(1, number), self._schema.id, len(before), len(after))
         return Produced(self._schema.topic, key, before + after + b',"op":"c"}', header)
+
+    def tap(self, stopping: Callable[[], bool]) -> Generator[Sequence[Item], None, None]:
+        fail_if_told(self._folder, *self._leaks())
+        file = self._folder / "rows.jsonl"
+        done = len(file.read_text().splitlines())
+        yield []
+        yield [self._schema]
+        while not stopping():
+            lines = file.read_text().splitlines()[done:]
+            yield [[self._record(done + n + 1, json.loads(line)) for n, line in enumerate(lines)]]
+            done += len(lines)
+            time.sleep(0.02)
 
     def status(self, position: bytes | None) -> Mapping[str, Any]:
         lines = len((self._folder / "rows.jsonl").read_text().splitlines())
