@@ -184,13 +184,39 @@ def tap(
     key: Annotated[str | None, typer.Option("--key", help="A key: 42, or id=42,line=1, or JSON.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many events.")] = None,
     format: Annotated[str, typer.Option("--format", help="json or diff.")] = "json",  # noqa: A002 - the option's name
-    start: Annotated[str, typer.Option("--from", help="beginning or end.")] = "end",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PLACE", help="beginning, end, or for one table an offset; default end."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="By the time of the append: 10m, 2h, or ISO 8601.")
+    ] = None,
+    at: Annotated[
+        str,
+        typer.Option("--at", metavar="PART", help="topic, source or sink; source/NAME, sink/NAME if there are more."),
+    ] = "topic",
+    rate: Annotated[
+        int | None,
+        typer.Option(
+            "--rate", min=0, help="At most so many events a second, evenly; 0: all. Default 100 on a terminal, else 0."
+        ),
+    ] = None,
 ) -> None:
-    """Show events as they pass: events on stdout, everything else on stderr."""
+    """Show events as they pass: events on stdout, everything else on stderr.
+
+    \b
+    cdc tap --at topic --since 10m --op d     # what is on the log
+    cdc tap --at source --format diff         # what the database sends now
+    cdc tap --at sink/search --key 42         # what a sink has applied
+
+    A source can be tapped whether or not the pipeline runs. What events have only
+    on the log, version and offset, is null; large columns that an update left
+    alone are not shown. A sink's are shown once it has committed their offset.
+    """
     from cdc.cli.tap import Filter
     from cdc.cli.tap import tap as command
 
-    command(_session(ctx), Filter.of(table or [], op or [], key), limit, format, start)
+    command(_session(ctx), at, Filter.of(table or [], op or [], key), start, since, rate, limit, format)
 
 
 @app.command()

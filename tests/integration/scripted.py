@@ -115,6 +115,11 @@ class Scripted:
         """What the command started last has said so far."""
         return (self.folder / "err").read_text()
 
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return (self.folder / "out").read_text()
+
     def insert(self, count: int) -> None:
         """Add rows to the source."""
         with (self.folder / "db" / "rows.jsonl").open("a") as file:

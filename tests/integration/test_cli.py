@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ import pytest
 
 from cdc import __version__
 from tests.integration.scripted import Scripted, scripted
-from tests.servers import wait_until
 
 __all__ = ["scripted"]
 
@@ -207,74 +205,6 @@ def test_status_fails_on_a_warning_if_asked(scripted: Scripted) -> None:
     assert document["result"]["sinks"]["one"]["state"] == "streaming"
     assert scripted.cdc("status", "--fail-on", "warning").exit_code == 5
     assert scripted.cdc("status", "--fail-on", "everything").exit_code == 2
-
-
-def test_tap_writes_events_to_stdout_and_all_else_to_stderr(scripted: Scripted) -> None:
-    delivered(scripted, 20)
-    result = scripted.cdc("tap", "--from", "beginning", "--limit", "20")
-    events = [json.loads(line) for line in result.stdout.splitlines()]
-    assert {event["key"]["id"] for event in events} == set(range(1, 21))
-    assert {(event["table"], event["op"], event["epoch"]) for event in events} == {("public.items", "c", 1)}
-    assert events[0]["value"]["after"]["v"] == f"value {events[0]['key']['id']}"
-    assert "tapping shop" in result.stderr
-    assert "20 event(s)" in result.stderr
-
-
-@pytest.mark.parametrize("key", ["7", "id=7", '{"id":7}'])
-def test_tap_by_key(scripted: Scripted, key: str) -> None:
-    delivered(scripted, 20)
-    result = scripted.cdc(
-        "tap", "--from", "beginning", "--limit", "1", "--key", key, "--op", "c", "--table", "public.*"
-    )
-    assert json.loads(result.stdout)["key"] == {"id": 7}
-
-
-def test_tap_as_diff(scripted: Scripted) -> None:
-    delivered(scripted, 1)
-    result = scripted.cdc("tap", "--from", "beginning", "--limit", "1", "--format", "diff")
-    head, *columns = result.stdout.splitlines()
-    assert head.endswith(' c public.items {"id": 1}')
-    assert columns == ["    + id: 1", '    + v: "value 1"']
-
-
-def test_tap_from_the_end_shows_only_what_comes_and_a_signal_ends_it(scripted: Scripted) -> None:
-    delivered(scripted, 5)
-    tap = scripted.start("tap")
-    wait_until(lambda: "tapping shop" in scripted.stderr)
-    scripted.insert(1)
-    output = scripted.folder / "out"
-
-    def seen() -> bool:
-        scripted.insert(1)  # the reader may not have taken its place yet when the first ones come
-        scripted.run_to_the_end("source/db")
-        return bool(output.read_text())
-
-    wait_until(seen)
-    tap.send_signal(signal.SIGINT)
-    assert tap.wait(10) == 0
-    assert all(json.loads(line)["key"]["id"] > 5 for line in output.read_text().splitlines())
-
-
-def test_tap_into_a_pipe_that_closes(scripted: Scripted) -> None:
-    delivered(scripted, 3000)
-    command = f"{sys.executable} -m cdc tap --from beginning 2>err | head -1; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(
-        ["bash", "-c", command],
-        cwd=scripted.folder,
-        env=scripted.environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.stdout.splitlines()[1] == "0"
-    assert "Traceback" not in scripted.stderr
-
-
-@pytest.mark.parametrize("arguments", [("--op", "x"), ("--format", "yaml"), ("--from", "yesterday"), ("--key", "{x")])
-def test_tap_refuses_what_it_does_not_know(scripted: Scripted, arguments: tuple[str, str]) -> None:
-    result = scripted.cdc("tap", *arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "error: " in result.stderr
 
 
 def test_snapshot_leaves_word_for_the_next_run(scripted: Scripted) -> None:

@@ -6,6 +6,7 @@ import json
 import uuid
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exports
     AdminClient,
     AlterConfigOpType,
@@ -48,6 +49,7 @@ def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
     assert result["sources"]["db"]["position"] == "20"
     tapped = scripted.cdc("tap", "--from", "beginning", "--limit", "20").stdout.splitlines()
     assert {json.loads(line)["key"]["id"] for line in tapped} == set(range(1, 21))
+    assert scripted.cdc("tap", "--since", "1h", "--limit", "20").stdout.splitlines() == tapped
 
     assert scripted.cdc("snapshot").exit_code == 0
     scripted.run_to_the_end()
@@ -56,6 +58,35 @@ def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
 
     assert scripted.cdc("cleanup", "--yes").exit_code == 0
     assert scripted.json("status")["result"]["sources"]["db"]["position"] == "0"
+
+
+def test_a_sink_is_tapped_beside_its_group(scripted: Scripted, kafka: str) -> None:
+    use(scripted, kafka)
+    scripted.insert(20)
+    scripted.run_to_the_end("source/db", "sink/two")
+    tap = scripted.start("tap", "--at", "sink/one", "--from", "beginning", "--limit", "20")
+    scripted.says("tapping")
+    assert len(scripted.cdc("tap", "--at", "sink/two", "--since", "1h", "--limit", "20").stdout.splitlines()) == 20
+    assert scripted.stdout == ""
+    scripted.run_to_the_end("sink/one")
+    assert tap.wait(30) == 0
+    assert {json.loads(line)["key"]["id"] for line in scripted.stdout.splitlines()} == set(range(1, 21))
+
+
+def test_an_offset_that_is_gone(scripted: Scripted, kafka: str) -> None:
+    topic = f"{use(scripted, kafka)}.public.items"
+    scripted.file.write_text(scripted.file.read_text().replace("partitions: 2", "partitions: 2, cleanup: {expire: 7d}"))
+    scripted.insert(20)
+    scripted.run_to_the_end("source/db")
+    client = AdminClient({"bootstrap.servers": kafka})
+    client.delete_records([TopicPartition(topic, 0, 3)])[TopicPartition(topic, 0)].result(10)
+    everything = [
+        json.loads(line) for line in scripted.cdc("tap", "--since", "1h", "--limit", "17").stdout.splitlines()
+    ]
+    result = scripted.cdc("tap", "--from", "0", "--limit", "17")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == everything
+    assert "partition 0 has the offsets 3 to " in result.stderr
+    assert "partition 1" not in result.stderr
 
 
 def test_a_topic_that_deletes_by_age_is_refused_with_the_command_that_mends_it(scripted: Scripted, kafka: str) -> None:

@@ -137,3 +137,34 @@ def test_a_lost_slot_is_a_gap_that_snapshot_mends_while_run_is_up(shop: Database
     finally:
         run.kill()
         run.wait()
+
+
+def test_one_event_at_each_place_while_run_is_up(shop: Database, tmp_path: Path) -> None:
+    user = Shop(tmp_path, shop)
+    user.cdc("run", "--until-caught-up")
+    read = user.cdc("tap", "--at", "sink/warehouse", "--from", "beginning", "--limit", "100").splitlines()
+    assert {json.loads(line)["op"] for line in read} == {"r"}
+    places = ("source", "topic", "sink/warehouse")
+    processes = [user.popen("run"), *(user.popen("tap", "--at", place, "--limit", "1") for place in places)]
+    try:
+        for tap in processes[1:]:
+            assert tap.stderr is not None
+            assert any("tapping cdc at" in line for line in iter(tap.stderr.readline, ""))
+        shop.execute("INSERT INTO customers VALUES (1000, 'new')")
+        events = []
+        for tap in processes[1:]:
+            output, errors = tap.communicate(timeout=60)
+            assert tap.returncode == 0, errors
+            events.append(json.loads(output))
+        assert [(event["op"], event["key"], event["value"]["after"]) for event in events] == [
+            ("c", {"id": 1000}, {"id": 1000, "name": "new"})
+        ] * 3
+        on_log = [{name: event[name] for name in ("epoch", "sequence", "partition", "offset")} for event in events]
+        assert set(on_log[0].values()) == {None}
+        assert on_log[1] == on_log[2]
+        processes[0].send_signal(signal.SIGINT)
+        assert processes[0].wait(30) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
