@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
@@ -20,10 +21,11 @@ _SLOT: Final = sql.SQL(
     "SELECT plugin, database, current_database(), wal_status, confirmed_flush_lsn, "
     "coalesce(to_jsonb(s) ->> 'invalidation_reason', '') FROM pg_replication_slots s WHERE slot_name = {}"
 )
+_STANDBY: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,()"]+)')
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
-    """Raises PermanentError when the server is too old or does not write logical WAL."""
+    """Raises PermanentError when the server is too old, does not write logical WAL, or would take us for a standby."""
     version = connection.info.server_version
     if version < OLDEST_VERSION:
         raise PermanentError(
@@ -35,6 +37,22 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
             f"wal_level is {row[0]!r}: the WAL has no row changes in it",
             hint="ALTER SYSTEM SET wal_level = 'logical'; then restart the server",
         )
+    row = connection.execute(
+        "SELECT current_setting('synchronous_standby_names'), current_setting('application_name')"
+    ).fetchone()
+    if row is not None and counts_as_standby(*row):
+        raise PermanentError(
+            f"synchronous_standby_names ({row[0]}) makes a synchronous standby of whoever reads the WAL as {row[1]!r}: "
+            "commits would wait for us, or count as safe when they are not",
+            hint="ALTER SYSTEM SET synchronous_standby_names to a list of the standbys' names (not *, not ours, which "
+            "application_name in the url changes); then SELECT pg_reload_conf();",
+        )
+
+
+def counts_as_standby(names: str, application: str) -> bool:
+    """Whether ``synchronous_standby_names`` means a connection with the name `application` (manual, 19.6.2)."""
+    found = [quoted.replace('""', '"') or plain for quoted, plain in _STANDBY.findall(names)]
+    return any(name == "*" or name.lower() == application.lower() for name in found)
 
 
 def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[CatalogTable], manage: bool) -> None:

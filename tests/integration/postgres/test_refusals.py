@@ -8,7 +8,9 @@ from psycopg.conninfo import make_conninfo
 
 from cdc.connector import Severity
 from cdc.errors import PermanentError, UnreachableError
+from connectors.postgres.slot import counts_as_standby
 from tests.integration.postgres.conftest import MakeSource
+from tests.servers import wait_until
 from tests.servers.postgres import Database, Postgres
 
 pytestmark = pytest.mark.xdist_group("postgres-refusals")
@@ -190,3 +192,39 @@ def test_leftovers_and_cleanup(database18: Database, source18: MakeSource) -> No
     shop.connector.cleanup()
     assert shop.connector.leftovers() == []
     assert database18.execute(f"SELECT 1 FROM pg_replication_slots WHERE database = '{database18.name}'") == []
+
+
+def test_a_database_that_takes_us_for_a_standby(database18: Database, source18: MakeSource) -> None:
+    """Its commits would wait until we have acknowledged them, or be lost with a server although they seemed safe."""
+    database18.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    shop = source18(["public.item"])
+    server = database18.server
+    try:
+        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'")
+        server.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: server.execute("SHOW synchronous_standby_names") == [("ANY 1 (*)",)])
+        with pytest.raises(PermanentError, match=r"(?s)commits would wait for us.*ALTER SYSTEM"):
+            shop.capture()
+        errors = [f.message for f in shop.connector.preflight() if f.severity is Severity.ERROR]
+        assert any("synchronous_standby_names" in message for message in errors)
+    finally:
+        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        server.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: server.execute("SHOW synchronous_standby_names") == [("",)])
+    shop.capture()
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        ("", False),
+        ("*", True),
+        ("FIRST 1 (standby1, *)", True),
+        ("standby1, CDC", True),
+        ('2 (a, "cdc")', True),
+        ('ANY 1 ("c""dc", cdc2, "*x")', False),
+        ("standby1", False),
+    ],
+)
+def test_who_counts_as_a_standby(names: str, counts: bool) -> None:
+    assert counts_as_standby(names, "cdc") == counts
