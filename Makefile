@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DURATION ?=
+SEEDS ?= 1,2,3,4
 
 .PHONY: demo test lint bench docs torture-path clean
 
@@ -23,8 +24,8 @@ bench: $(VENV)/.test  ## Speed and memory against references run beside it; BENC
 docs: $(VENV)/.test  ## The page of reference, from the configuration's models
 	$(BIN)/cdc schema export config --format markdown > docs/configuration.md
 
-torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores, several seeds
-	CDC_TORTURE_SEEDS=1,2,3,4 CDC_TORTURE_DEATHS=40 CDC_TORTURE_BIG=1000000 CDC_TORTURE_SECONDS=60 \
+torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores; SEEDS=1,2
+	CDC_TORTURE_SEEDS=$(SEEDS) CDC_TORTURE_DEATHS=40 CDC_TORTURE_BIG=1000000 CDC_TORTURE_SECONDS=60 \
 		CDC_TORTURE_TIMEOUT=3600 CDC_TORTURE_STORES=duckdb,tantivy,redis,opensearch,sql_postgres \
 		$(BIN)/pytest tests/faults -p no:cacheprovider --timeout 3600
 
