@@ -37,7 +37,9 @@ SETTINGS = {
 }
 WORKER_SECONDS = 300.0
 PARTITIONS = 6
-WARM_ROUNDS = 40
+WARM_ROUNDS = 60
+COMPILING_SHARE = 0.03
+"""Of the broker's CPU time: so much of it the compiler may still take."""
 FILLER = b"".join(b"%x" % (number * 0x9E3779B1) for number in range(64))
 """Half a kilobyte that compresses as badly as rows do."""
 
@@ -56,7 +58,7 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured; the defaults are the issue's."""
+    """How much is measured; the defaults are what the bars are for."""
 
     changes: int = 1_000_000
     one_by_one: int = 100_000
@@ -127,12 +129,13 @@ class Worker:
 
 
 def _warm_up(broker: Broker) -> None:
-    """Write and read records in transactions, as any client would, until that costs the broker no less than before.
+    """Write and read records in transactions, as any client would, until the broker no longer compiles itself.
 
-    A broker that has just started spends a core on compiling itself, for a minute and more.
+    One that has just started spends a core on that, for a minute and more.
     """
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    admin.create_topics([NewTopic("warm", PARTITIONS, 1)])["warm"].result(30)
+    topic = NewTopic("warm", PARTITIONS, 1, config={"cleanup.policy": "compact"})
+    admin.create_topics([topic])["warm"].result(30)
     # Queues as large as ours, for the same requests.
     producer = Producer(
         {
@@ -149,9 +152,9 @@ def _warm_up(broker: Broker) -> None:
     producer.list_topics("warm", 10)
     producer.init_transactions(30)
     process = psutil.Process(broker.pid)
-    costs: list[float] = []
-    while len(costs) < WARM_ROUNDS and not _settled(costs):
-        before = sum(process.cpu_times()[:2])
+    shares: list[float] = []
+    while len(shares) < WARM_ROUNDS and not _settled(shares):
+        compiling, spent = _compiling(process), sum(process.cpu_times()[:2])
         for commits, records in ((5, 20_000), (300, 20)):
             for _ in range(commits):
                 producer.begin_transaction()
@@ -160,13 +163,23 @@ def _warm_up(broker: Broker) -> None:
                     producer.produce("warm", value, b"%d" % number, headers=[("warm", bytes(32))])
                 producer.commit_transaction(30)
                 consumer.consume(records, 0.001)
-        costs.append(sum(process.cpu_times()[:2]) - before)
+        shares.append((_compiling(process) - compiling) / (sum(process.cpu_times()[:2]) - spent))
     consumer.close()
 
 
-def _settled(costs: list[float]) -> bool:
-    """Whether the last three rounds cost as much as the three before."""
-    return len(costs) >= 6 and sum(costs[-3:]) > 0.95 * sum(costs[-6:-3])
+def _compiling(broker: psutil.Process) -> float:
+    """CPU seconds that the compiler's threads have taken so far."""
+    names = {one.id: Path(f"/proc/{broker.pid}/task/{one.id}/comm") for one in broker.threads()}
+    return sum(
+        one.user_time + one.system_time
+        for one in broker.threads()
+        if one.id in names and "Compiler" in names[one.id].read_text()
+    )
+
+
+def _settled(shares: list[float]) -> bool:
+    """Whether compiling took next to nothing of what the last three rounds cost."""
+    return len(shares) >= 3 and max(shares[-3:]) < COMPILING_SHARE
 
 
 class Stage:
