@@ -101,6 +101,10 @@ class Snapshots:
         Raises what a chunk's reader raised.
         """
         self._check_readers()
+        if not plan and not self._readings:
+            self._tracking, self.waiting_for = None, ""
+            self._streamed.clear()
+            return
         now = time.monotonic()
         if now < self._look_at:
             return

@@ -76,3 +76,16 @@ def test_progress_replaces_the_range_that_was_read() -> None:
     part = KeyRange(["aa"], ["b"])
     assert progress.advanced(b, [part], 5) == TableSnapshot(7, [a, part, c], 15, "fence")
     assert progress.advanced(c, [], 5).ranges == [a, b]
+
+
+def test_streamed_transactions_are_remembered_as_long_as_rows_are_read(snapshots: Snapshots, reader: Reader) -> None:
+    _poll(snapshots, behind=False)
+    [chunk] = reader.begun
+    snapshots.streamed(1001)
+    snapshots.mark(chunk.id, "low")
+    chunk.snapshot, chunk.marked_at = ALL, time.monotonic()
+    assert snapshots.mark(chunk.id, "high") is None, "one that the read does not see was streamed before its low mark"
+    snapshots.poll({}, {}, "run", behind=False)
+    for xid in range(1002, 1100):
+        snapshots.streamed(xid)
+    assert snapshots._streamed == set(), "nobody needs them, and there is no end of them"
