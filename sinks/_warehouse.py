@@ -57,21 +57,22 @@ class WarehouseConfig(SinkConfig):
     """``merge``: a row per key. ``append``: a row per change, with ``_cdc_at``, and a delete repeats the row with
     ``_cdc_deleted``. ``scd2``: a row per change, current from ``_cdc_valid_from`` until ``_cdc_valid_to``. The last two
     can only be filled again from a log with ``cleanup: keep``."""
-    deletes: Literal["hard", "soft"] = "hard"
-    """For ``merge``. ``hard``: a deleted row goes; ``soft``: it stays as it was, and ``_cdc_deleted`` is true."""
+    deletes: Literal["hard", "soft"] | None = None
+    """For ``merge``. ``hard``, the default there: a deleted row goes; ``soft``: it stays as it was, and
+    ``_cdc_deleted`` is true."""
     tombstone_ttl: Annotated[Duration, Field(gt=0)] = 8 * 86400.0
     """How long the version of a deleted row is kept: longer than any replay of older rows can take."""
 
     @model_validator(mode="after")
     def _deletes_of_merge(self) -> Self:
-        if self.mode != "merge" and "deletes" in self.model_fields_set:
+        if self.mode != "merge" and self.deletes is not None:
             raise ValueError(f"deletes is for mode: merge; {self.mode} keeps every row in a way of its own")
         return self
 
     @property
     def kept(self) -> Kept:
         """What the tables keep."""
-        return Kept(self.deletes if self.mode == "merge" else self.mode)
+        return Kept(self.deletes or "hard") if self.mode == "merge" else Kept(self.mode)
 
 
 class Succession:

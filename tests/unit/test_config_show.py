@@ -32,6 +32,7 @@ sinks:
     type: duckdb
     path: "${FILE:-w.duckdb}"
     tables: [a.b, "!x.y"]
+  history: {type: duckdb, path: h.duckdb, mode: append}
 """
 ENVIRONMENT = {"DATABASE": "postgresql://u:s3cret@h/d", "SECRET": "hush-hush", "FILE": "s3cret.duckdb"}
 
@@ -57,7 +58,7 @@ def test_as_written_with_what_is_included(show: Callable[..., str]) -> None:
     shown = lines(show("--origin"))
     assert "bootstrap: ${KAFKA:-localhost:9092} # cdc.yaml:3" in shown
     assert "url: redis://${HOST:-h}:1 # sinks.yaml:2" in shown
-    assert shown.count("every: 1500ms # cdc.yaml:9") == 2
+    assert shown.count("every: 1500ms # cdc.yaml:9") == 3, "once for each sink"
     assert "- a.b # sinks.yaml:6" in shown
     assert not any(line.startswith(("include", "profiles", "defaults", "toast")) for line in shown)
 
