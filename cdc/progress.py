@@ -40,6 +40,7 @@ class SnapshotProgress:
 
     def __init__(self) -> None:
         self._tables: dict[str, _Table] = {}
+        self._waiting_since = time.monotonic()
         self._every = SCREEN_SECONDS if logs.on_screen() else LINE_SECONDS
 
     def read(self, table: str, rows: int, estimate: int | None) -> None:
@@ -55,6 +56,15 @@ class SnapshotProgress:
         if now - known.told_at >= self._every:
             known.told_at = now
             log.info("snapshot.progress", table=table, **self.of(table, rows))
+
+    def waits(self, what: str) -> None:
+        """No row is read until `what` has come about; empty: nothing is waited for. It gets a line if it lasts."""
+        now = time.monotonic()
+        if not what:
+            self._waiting_since = now
+        elif now - self._waiting_since >= LINE_SECONDS:
+            self._waiting_since = now
+            log.warning("snapshot.waits", what=what)
 
     def done(self, table: str, rows: int) -> None:
         """All rows of a table are on the log."""

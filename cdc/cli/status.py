@@ -88,6 +88,8 @@ def _source(pipeline: Pipeline, name: str, position: bytes | None, report: Mappi
     behind, committed_at = found.get("lag_bytes"), found.get("committed_at")
     if behind is not None and committed_at is not None:
         found["lag_seconds"] = 0.0 if behind < NOISE_BYTES else round(max(0.0, time.time() - committed_at), 3)
+    if report is not None and found["running"]:  # it knows more than what is stored
+        found |= {name: report[name] for name in ("snapshots", "waiting_for") if name in report}
     return found
 
 
@@ -128,6 +130,8 @@ def _remarks(sources: Mapping[str, Mapping[str, Any]], sinks: Mapping[str, Mappi
         for name, part in parts.items():
             for table, read in (part.get("snapshots") or {}).items():
                 remarks.append(Text(f"{kind} {name}: snapshot of {table}: {sentence(read)}"))
+            if part.get("waiting_for"):
+                remarks.append(Text(redact(f"{kind} {name}: the snapshot waits for {part['waiting_for']}"), "yellow"))
             if part.get("snapshot_request"):
                 remarks.append(Text(f"{kind} {name}: a snapshot is requested and not begun"))
             for key, style in (("warning", "yellow"), ("database_error", "red"), ("error", "red")):

@@ -91,7 +91,7 @@ class Snapshots:
         self._look_at = 0.0
         self._late = False
         self.waiting_for = ""
-        """What keeps the next chunk from being read, for the operator; empty when nothing does."""
+        """What the next chunk waits for, for the operator; empty when it is being read."""
 
     def poll(
         self, plan: Mapping[str, TableSnapshot], tables: Mapping[str, CatalogTable], run: str, *, behind: bool
@@ -136,7 +136,7 @@ class Snapshots:
         self.waiting_for = ""
         most = self._config.max_active_sessions
         if self._late:
-            self.waiting_for = "the stream, whose changes come late, before more rows are read"
+            self.waiting_for = "the stream, whose changes come late"
         elif most is not None and (active := self._active()) > most:
             self.waiting_for = f"the database: {active} sessions are active, more than max_active_sessions ({most})"
         return bool(self.waiting_for)
@@ -150,7 +150,7 @@ class Snapshots:
         if progress.fence is not None:
             waited_for |= DatabaseSnapshot.parse(progress.fence).running
         pending = [xid for xid in sorted(waited_for) if not current.ended(xid)]
-        self.waiting_for = f"transactions {pending[:5]} to end before rows are read" if pending else ""
+        self.waiting_for = f"transactions {pending[:5]} to end" if pending else ""
         return not pending
 
     def _check_readers(self) -> None:
@@ -161,7 +161,7 @@ class Snapshots:
             self._drop(reading)
             if not isinstance(error, LockNotAvailable):
                 raise error
-            self.waiting_for = str(error)
+            self.waiting_for = f"{reading.table}, which DDL has locked"
             self._locked[reading.table] = time.monotonic() + 1.0
 
     def streamed(self, xid: int) -> None:
@@ -208,7 +208,7 @@ class Snapshots:
         if why:
             log.info("snapshot.chunk_discarded", table=reading.table, why=why)
             self._look_at = time.monotonic() + LOOK_EVERY_SECONDS
-            self.waiting_for = why
+            self.waiting_for = f"{reading.table} to be read again: {why}"
             return None
         return chunk, reading.touched
 

@@ -493,6 +493,7 @@ class PostgresStream(Stream):
             "snapshots": {name: self._progress.of(name, table.rows) for name, table in self._plan.items()},
             "waiting_for": self._snapshots.waiting_for,
         }
+        self._progress.waits(self._snapshots.waiting_for)
         self._control.report(state, progress=progress)
 
     def _open_connection(self) -> ReplicationConnection:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +169,31 @@ def test_one_event_at_each_place_while_run_is_up(shop: Database, tmp_path: Path)
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_status_says_what_a_snapshot_waits_for(tmp_path: Path, shop: Database) -> None:
+    user = Shop(tmp_path, shop)
+    (tmp_path / "cdc.yaml").write_text(
+        FILE.replace("tables: [public.*]", "tables: [public.*], snapshot: {max_active_sessions: 1}")
+    )
+    stop = threading.Event()
+    busy = [threading.Thread(target=_sleep, args=(shop, stop)) for _ in range(2)]
+    for one in busy:
+        one.start()
+    run = user.popen("run", "--only", "source/db")
+    try:
+        waits = "the snapshot waits for the database: 2 sessions are active, more than max_active_sessions (1)"
+        wait_until(lambda: waits in " ".join(user.cdc("status").split()), what="the reason")
+        assert "snapshot of public.customers: 0 rows read" in user.cdc("status")
+    finally:
+        stop.set()
+        run.terminate()
+        run.communicate(timeout=30)
+        for one in busy:
+            one.join()
+
+
+def _sleep(database: Database, stop: threading.Event) -> None:
+    with database.connect() as connection:
+        while not stop.is_set():
+            connection.execute("SELECT pg_sleep(0.2)")

@@ -67,6 +67,15 @@ def test_a_line_from_time_to_time_and_one_at_the_end(clock: list[float]) -> None
     ]
 
 
+def test_what_is_waited_for_gets_a_line_if_it_lasts(clock: list[float]) -> None:
+    found = SnapshotProgress()
+    with capture_logs() as lines:
+        for second in range(45):
+            clock[0] += 1
+            found.waits("x" if second % 25 else "")
+    assert [line["what"] for line in lines] == ["x"] * 3
+
+
 def test_the_sentence() -> None:
     assert sentence({"rows": 1234}) == "1,234 rows read"
     whole = {"rows": 1234, "estimate": 9000, "rows_per_second": 50, "seconds_left": 155}

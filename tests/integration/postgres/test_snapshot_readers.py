@@ -11,7 +11,7 @@ from connectors.postgres.chunk import Chunk, ChunkReader
 from connectors.postgres.position import KeyRange
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import assert_dense
-from tests.integration.postgres.test_snapshot import _write
+from tests.integration.postgres.test_snapshot import _write, held
 from tests.servers.postgres import Database
 
 pytestmark = pytest.mark.xdist_group("postgres-snapshot")
@@ -142,14 +142,17 @@ def test_ddl_in_the_middle_voids_what_was_read_before(
     shop.assert_equal("public.item")
 
 
-def test_a_locked_table_does_not_hold_up_the_others(database18: Database, source18: MakeSource) -> None:
+def test_a_locked_table_does_not_hold_up_the_others(
+    database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database18.execute("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)")
     database18.execute("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)")
-    shop = source18(["public.a", "public.b"])
+    reached, go_on = held(monkeypatch, "low")
+    shop = source18(["public.a", "public.b"], snapshot={"readers": 1})
     with database18.connect() as writer, shop.running() as running:
-        running.wait(lambda: shop.log.positions() and shop.position.anchor and not shop.position.snapshots)
+        running.wait(reached.is_set, "the first chunk to be begun")
         writer.execute("BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
-        shop.request_snapshot()
+        go_on.set()
         running.wait(lambda: list(shop.position.snapshots) == ["public.a"], "the other table's end")
         writer.execute("COMMIT")
         running.catch_up()
