@@ -30,6 +30,8 @@ SINK_FAULTS = (
 
 PAUSE_SECONDS = 0.01
 """Between transactions: the workers are to be busy, not the machine."""
+ROWS_PER_SECOND = 2000
+"""What the slowest store takes at least while all of them share the machine."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Attack:
             self.workers[role] = Worker(self.file, role)
             self.workers[role].start(self._next(plan, role))
         steps = 0
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 240 + big / ROWS_PER_SECOND
         while any(plan.values()) or any(worker.armed for worker in self.workers.values()):
             self.workload.step()
             time.sleep(PAUSE_SECONDS)
@@ -70,12 +72,12 @@ class Attack:
             assert time.monotonic() < deadline, f"points that were not reached: {self._waiting(plan)}"
         assert steps > 60, "the workload was too short to mean anything"
 
-    def catch_up(self) -> None:
+    def catch_up(self, big: int) -> None:
         """The source first, then the sinks."""
         for worker in self.workers.values():
             if not worker.running():
                 worker.start()
-            worker.catch_up()
+            worker.catch_up(60 + big / ROWS_PER_SECOND)
 
     def check_log(self) -> Log:
         """Each change is on the log exactly once, the sequence has no gap, versions rise; the ledger is complete."""

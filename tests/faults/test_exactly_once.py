@@ -102,7 +102,7 @@ def test_every_change_arrives_exactly_once(
         )
         try:
             attack.run(DEATHS, BIG)
-            attack.catch_up()
+            attack.catch_up(BIG)
             log = attack.check_log()
             check_stores(log, new_database, sinks)
         finally:
