@@ -15,7 +15,10 @@ _ATTRIBUTES = {"sinks": "SINK", "connectors": "CONNECTOR", "cdc.log": "LOG"}
 
 
 def known(package: str) -> list[str]:
-    """The type names found in `package` (``sinks``, ``connectors``, ``cdc.log``) and among installed entry points."""
+    """The type names found in `package` (``sinks``, ``connectors``, ``cdc.log``) and among installed entry points.
+
+    A plugin that is a folder is found once it has its ``__init__.py``: one that is being written has none.
+    """
     paths = importlib.import_module(package).__path__
     names = {module.name for module in pkgutil.iter_modules(paths) if not module.name.startswith("_")}
     return sorted(names | {point.name for point in entry_points(group=_group(package))})

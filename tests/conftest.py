@@ -4,6 +4,7 @@ pytest_plugins = [
     "tests.servers.postgres",
     "tests.servers.kafka",
     "tests.servers.mariadb",
+    "tests.servers.mysql",
     "tests.servers.opensearch",
     "tests.servers.elasticsearch",
     "tests.servers.redis",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,14 +20,18 @@ class MariaDbServer:
     """A server on 127.0.0.1 in `folder`, with the user ``cdc`` who has no password and may do everything.
 
     With `url` it is somebody else's, which is neither started nor ended: a test that wants that is skipped.
+    `options` are further ones of the server.
     """
 
-    def __init__(self, binary: str, folder: Path, url: str = "") -> None:
+    name = "MariaDB"
+
+    def __init__(self, binary: str, folder: Path, url: str = "", options: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = url or f"mariadb://cdc@127.0.0.1:{self.port}/mysql"
         self._theirs = bool(url)
         self._binary = binary
         self._folder = folder
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> MariaDbServer:
@@ -38,8 +42,8 @@ class MariaDbServer:
                 self._make(cluster)
             options = [f"--datadir={cluster}", f"--port={self.port}", f"--socket={self._folder / 'socket'}"]
             options += ["--bind-address=127.0.0.1", "--user=root", "--innodb-flush-log-at-trx-commit=2"]
-            options += [f"--init-file={self._folder / 'users.sql'}", "--innodb-buffer-pool-size=64M"]
-            self._process = start([self._binary, "--no-defaults", *options], self._folder / "server.log")
+            options += [f"--init-file={self._folder / 'users.sql'}", "--innodb-buffer-pool-size=64M", *self._options]
+            self._process = start([*self._program(), *options], self._folder / "server.log")
         wait_until(self._answers, what=f"an answer of {self.url}")
         return self
 
@@ -81,18 +85,31 @@ class MariaDbServer:
                 cursor.execute(statement)
             return list(cursor.fetchall())
 
+    def binlog(self) -> Path:
+        """The binlog file that is being written; what has been committed is in it."""
+        if self._theirs:
+            pytest.skip(f"the files of {self.url} are not ours to read")
+        command = "SHOW BINARY LOG STATUS" if self.name == "MySQL" else "SHOW MASTER STATUS"
+        name = self.execute(command)[0][0]
+        return self._folder / "cluster" / str(name)
+
+    def _program(self) -> list[str]:
+        return [self._binary, "--no-defaults"]
+
+    def _initialise(self, cluster: Path) -> list[str]:
+        return ["mariadb-install-db", "--no-defaults", f"--datadir={cluster}", "--user=root", "--skip-test-db"]
+
     def _make(self, cluster: Path) -> None:
-        command = ["mariadb-install-db", "--no-defaults", f"--datadir={cluster}", "--user=root", "--skip-test-db"]
-        made = subprocess.run(command, capture_output=True, check=False)
+        made = subprocess.run(self._initialise(cluster), capture_output=True, check=False)
         if made.returncode != 0:
-            pytest.fail(f"mariadb-install-db in {self._folder}: {made.stderr.decode(errors='replace')}")
+            pytest.fail(f"{self.name} in {self._folder} could not be made: {made.stderr.decode(errors='replace')}")
         users = "CREATE USER IF NOT EXISTS cdc@localhost;\nGRANT ALL ON *.* TO cdc@localhost WITH GRANT OPTION;\n"
         (self._folder / "users.sql").write_text(users)
 
     def _answers(self) -> bool:
         if not self._theirs and not self.running():
             log = (self._folder / "server.log").read_text(errors="replace")
-            pytest.fail(f"MariaDB in {self._folder} ended: {log[-2000:]}")
+            pytest.fail(f"{self.name} in {self._folder} ended: {log[-2000:]}")
         try:
             self.connect().close()
         except pymysql.err.OperationalError:
@@ -106,6 +123,27 @@ def mariadb_binary() -> str:
     return shutil.which("mariadbd") or unavailable(
         "MariaDB", f"apt-get install mariadb-server, or set CDC_TEST_MARIADB{why}"
     )
+
+
+BINLOG = (
+    "--server-id=1",
+    "--log-bin=bin",
+    "--binlog-format=ROW",
+    "--binlog-row-metadata=FULL",
+    "--default-time-zone=+00:00",
+)
+"""Options of a server that is a source."""
+
+
+@pytest.fixture(scope="session")
+def mariadb_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDbServer]:
+    """A MariaDB server of our own that writes a binlog. Modules that use it share the xdist group ``mysql``."""
+    options = [*BINLOG, "--binlog-checksum=CRC32"]
+    server = MariaDbServer(mariadb_binary(), tmp_path_factory.mktemp("mariadb-source"), options=options)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,612 @@
+"""Events of the binlog of MySQL 8 and MariaDB 10.6 and later: bytes to frozen classes.
+
+https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html and, for MariaDB's own,
+https://mariadb.com/kb/en/replication-protocol/. An event that is not known is an error, unless the server says that
+it may be passed over.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple, Union
+from uuid import UUID
+
+from cdc.errors import DecodeError
+from cdc.event import Operation
+from connectors.mysql.charsets import charset
+from connectors.mysql.cursor import Cursor
+from connectors.mysql.gtid import Gtid, GtidSet, MariadbGtid, MariadbPosition, Source
+from connectors.mysql.serialization import decode_tagged_gtid
+from connectors.mysql.tablemap import TableMap, decode_table_map
+
+HEADER_SIZE: Final = 19
+CHECKSUM_SIZE: Final = 4
+MAXIMUM_EVENT_SIZE: Final = 1 << 30
+"""The servers' greatest ``max_allowed_packet``."""
+_IGNORABLE: Final = 0x80
+_IN_USE: Final = 0x01
+
+
+class EventType(IntEnum):
+    """The events that are known; from 160 on MariaDB's."""
+
+    QUERY = 2
+    STOP = 3
+    ROTATE = 4
+    INTVAR = 5
+    RAND = 13
+    USER_VAR = 14
+    FORMAT_DESCRIPTION = 15
+    XID = 16
+    TABLE_MAP = 19
+    WRITE_ROWS_V1 = 23
+    UPDATE_ROWS_V1 = 24
+    DELETE_ROWS_V1 = 25
+    INCIDENT = 26
+    HEARTBEAT = 27
+    IGNORABLE = 28
+    ROWS_QUERY = 29
+    WRITE_ROWS = 30
+    UPDATE_ROWS = 31
+    DELETE_ROWS = 32
+    GTID = 33
+    ANONYMOUS_GTID = 34
+    PREVIOUS_GTIDS = 35
+    TRANSACTION_CONTEXT = 36
+    VIEW_CHANGE = 37
+    XA_PREPARE = 38
+    PARTIAL_UPDATE_ROWS = 39
+    TRANSACTION_PAYLOAD = 40
+    HEARTBEAT_V2 = 41
+    GTID_TAGGED = 42
+    ANNOTATE_ROWS = 160
+    BINLOG_CHECKPOINT = 161
+    MARIADB_GTID = 162
+    MARIADB_GTID_LIST = 163
+    QUERY_COMPRESSED = 165
+    WRITE_ROWS_COMPRESSED_V1 = 166
+    UPDATE_ROWS_COMPRESSED_V1 = 167
+    DELETE_ROWS_COMPRESSED_V1 = 168
+    WRITE_ROWS_COMPRESSED = 169
+    UPDATE_ROWS_COMPRESSED = 170
+    DELETE_ROWS_COMPRESSED = 171
+
+
+class Header(NamedTuple):
+    """What stands before each event. `timestamp` is in seconds since 1970, `position` the place after the event in its
+    file, modulo 2³² (0 where the event is in none, e.g. within a compressed transaction)."""
+
+    timestamp: int
+    type: int
+    server_id: int
+    size: int
+    position: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class FormatDescription:
+    """Begins a file: the server's version, and whether events have a checksum."""
+
+    binlog_version: int
+    server_version: str
+    created: int
+    checksum: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """The binlog goes on in another file."""
+
+    position: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GtidEvent:
+    """MySQL: a transaction begins. `gtid` is None where GTIDs are off; commit times are µs since 1970."""
+
+    gtid: Gtid | None
+    flags: int
+    last_committed: int
+    sequence_number: int
+    immediate_commit_time: int
+    original_commit_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousGtids:
+    """MySQL: what the files before this one contain."""
+
+    gtids: GtidSet
+
+
+@dataclass(frozen=True, slots=True)
+class XaId:
+    """The identifier of an XA transaction, in its three parts."""
+
+    format_id: int
+    global_id: bytes
+    branch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MariadbGtidEvent:
+    """MariaDB: a transaction begins, or where it is `standalone` one statement that is no transaction (DDL).
+
+    `prepared` and `completed` tell what the transaction is for the XA transaction `xa`. `thread_id` is 0 where the
+    server does not say.
+    """
+
+    gtid: MariadbGtid
+    standalone: bool
+    prepared: bool
+    completed: bool
+    xa: XaId | None
+    thread_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MariadbGtidList:
+    """MariaDB: the last GTIDs of the files before this one."""
+
+    position: MariadbPosition
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement: BEGIN and COMMIT, SAVEPOINT, XA, DDL. `sql` is in UTF-8 whatever the client spoke."""
+
+    thread_id: int
+    execution_seconds: int
+    error_code: int
+    schema: str
+    sql: str
+    sql_mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Xid:
+    """A transaction of a transactional engine is committed."""
+
+    xid: int
+
+
+@dataclass(frozen=True, slots=True)
+class XaPrepare:
+    """An XA transaction is prepared; or committed, where it is `one_phase`."""
+
+    one_phase: bool
+    xa: XaId
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """There is nothing new; the stream stands at `position` of the file `name`."""
+
+    name: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """The server lost events: there is a gap."""
+
+    number: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of the table that the last TABLE_MAP with this id described.
+
+    `before` and `after` are bitmaps of the columns that the row images have, None where there are no such images. Rows
+    follow one another in `body`, each the images that there are. `partial`: JSON columns may come as differences.
+    `last`: the statement ends here, and with it what the table ids mean.
+    """
+
+    operation: Operation
+    table_id: int
+    last: bool
+    count: int
+    before: int | None
+    after: int | None
+    partial: bool
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A compressed transaction: what is in it, :func:`connectors.mysql.binlog.unpack` tells. `size` is its own, when it
+    is unpacked."""
+
+    compressed: bool
+    size: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """An event that says nothing about rows or positions, or that the server marked as one that may be ignored."""
+
+    type: int
+
+
+BinlogEvent = Union[  # noqa: UP007 - evaluated at run time
+    FormatDescription,
+    Rotate,
+    GtidEvent,
+    PreviousGtids,
+    MariadbGtidEvent,
+    MariadbGtidList,
+    Query,
+    Xid,
+    XaPrepare,
+    Heartbeat,
+    Incident,
+    TableMap,
+    Rows,
+    Payload,
+    Passed,
+]
+
+_HEADER: Final = struct.Struct("<IBIIIH")
+
+
+def decode_header(event: bytes) -> Header:
+    """Decode the header of an event. Raises DecodeError when there is none, or the size cannot be."""
+    if len(event) < HEADER_SIZE:
+        raise DecodeError(f"a binlog event of {len(event)} bytes")
+    header = Header._make(_HEADER.unpack_from(event))
+    if not HEADER_SIZE <= header.size <= MAXIMUM_EVENT_SIZE + (1 << 20):
+        raise DecodeError(f"a binlog event of type {header.type} that claims to have {header.size} bytes")
+    return header
+
+
+def decode_event(event: bytes, *, checksum: bool) -> tuple[Header, BinlogEvent]:
+    """Decode one event, of which nothing is missing and which nothing follows.
+
+    `checksum` tells whether it ends with one, as the last format description has it. Raises DecodeError, whatever the
+    bytes: also where the checksum is wrong.
+    """
+    header = decode_header(event)
+    if header.size != len(event):
+        raise DecodeError(f"a binlog event of type {header.type} has {len(event)} bytes instead of {header.size}")
+    if header.type == EventType.FORMAT_DESCRIPTION:
+        return header, _format_description(event)
+    body = _without_checksum(event, header) if checksum else event[HEADER_SIZE:]
+    name, reader = _READERS.get(header.type, ("", None))
+    if reader is None:
+        if header.flags & _IGNORABLE or header.type in _PASSED:
+            return header, Passed(header.type)
+        raise DecodeError(f"unknown binlog event of type {header.type} that may not be ignored")
+    cursor = _EventCursor(body, name, header)
+    decoded = reader(cursor)
+    cursor.finish()
+    return header, decoded
+
+
+class _EventCursor(Cursor):
+    """The body of an event; some fields are in its header."""
+
+    __slots__ = ("header",)
+
+    def __init__(self, body: bytes, what: str, header: Header) -> None:
+        super().__init__(body, what)
+        self.header = header
+
+
+def _without_checksum(event: bytes, header: Header) -> bytes:
+    end = len(event) - CHECKSUM_SIZE
+    if end < HEADER_SIZE:
+        raise DecodeError(f"a binlog event of type {header.type} has no room for its checksum")
+    if zlib.crc32(memoryview(event)[:end]) != int.from_bytes(event[end:], "little"):
+        raise DecodeError(f"the checksum of a binlog event of type {header.type} is wrong: it was damaged on its way")
+    return event[HEADER_SIZE:end]
+
+
+def _format_description(event: bytes) -> FormatDescription:
+    """Its checksum, of which it alone tells whether there is one, is made before the flag "in use" is set."""
+    cursor = Cursor(event, "FORMAT_DESCRIPTION event", HEADER_SIZE, len(event) - CHECKSUM_SIZE)
+    version = cursor.integer(2)
+    server = cursor.take(50).rstrip(b"\0").decode("ascii", "replace")
+    created = cursor.integer(4)
+    if version != 4 or cursor.integer(1) != HEADER_SIZE:
+        raise cursor.error(f"binlog version {version} of server {server}")
+    types = cursor.rest()
+    algorithm = types[-1] if types else 255
+    if algorithm not in (0, 1):
+        raise cursor.error(f"unknown checksum algorithm {algorithm}")
+    if algorithm == 1:
+        flags = event[17] & ~_IN_USE
+        expected = zlib.crc32(b"".join((event[:17], bytes([flags]), event[18 : cursor.end])))
+        if expected != int.from_bytes(event[cursor.end :], "little"):
+            raise cursor.error("the checksum is wrong")
+    return FormatDescription(version, server, created, algorithm == 1)
+
+
+def _rotate(c: Cursor) -> Rotate:
+    position = c.integer(8)
+    return Rotate(position, c.text(c.left))
+
+
+def _gtid(c: Cursor) -> GtidEvent:
+    flags, uuid, number = c.integer(1), UUID(bytes=c.take(16)), c.integer(8)
+    last_committed = sequence = immediate = original = 0
+    if c.left and c.integer(1) == 2:
+        last_committed, sequence = c.integer(8, signed=True), c.integer(8, signed=True)
+        if c.left >= 7:
+            immediate = original = c.integer(7)
+            if immediate >> 55:
+                immediate &= (1 << 55) - 1
+                original = c.integer(7)
+    c.rest()  # length, server versions and what later servers add
+    return GtidEvent(Gtid(Source(uuid), number), flags, last_committed, sequence, immediate, original)
+
+
+def _anonymous_gtid(c: Cursor) -> GtidEvent:
+    event = _gtid(c)
+    return GtidEvent(
+        None,
+        event.flags,
+        event.last_committed,
+        event.sequence_number,
+        event.immediate_commit_time,
+        event.original_commit_time,
+    )
+
+
+def _tagged_gtid(c: Cursor) -> GtidEvent:
+    fields = decode_tagged_gtid(c)
+    gtid = Gtid(Source(fields.uuid, fields.tag), fields.number)
+    return GtidEvent(
+        gtid,
+        fields.flags,
+        fields.last_committed,
+        fields.sequence_number,
+        fields.immediate_commit_time,
+        fields.original_commit_time,
+    )
+
+
+def _previous_gtids(c: Cursor) -> PreviousGtids:
+    return PreviousGtids(GtidSet.decode(c.rest()))
+
+
+_STANDALONE: Final = 1
+_GROUP_COMMIT_ID: Final = 2
+_PREPARED_XA: Final = 64
+_COMPLETED_XA: Final = 128
+_EXTRA_ENGINES: Final = 1
+_EXTRA_ALTER: Final = 4 | 8
+_EXTRA_THREAD: Final = 16
+
+
+def _mariadb_gtid(c: _EventCursor) -> MariadbGtidEvent:
+    sequence, domain, flags = c.integer(8), c.integer(4), c.integer(1)
+    if flags & _GROUP_COMMIT_ID:
+        c.take(8)
+    xa = None
+    if flags & (_PREPARED_XA | _COMPLETED_XA):
+        format_id, global_size, branch_size = c.integer(4, signed=True), c.integer(1), c.integer(1)
+        xa = XaId(format_id, c.take(global_size), c.take(branch_size))
+    thread_id = 0
+    if c.left and (extra := c.integer(1)):
+        if extra & _EXTRA_ENGINES and c.left:
+            c.take(1)
+        if extra & _EXTRA_ALTER and c.left:
+            c.take(8)
+        if extra & _EXTRA_THREAD and c.left >= 4:
+            thread_id = c.integer(4)
+    c.rest()  # padding, and what later servers add
+    prepared, completed = bool(flags & _PREPARED_XA), bool(flags & _COMPLETED_XA)
+    gtid = MariadbGtid(domain, c.header.server_id, sequence)
+    return MariadbGtidEvent(gtid, bool(flags & _STANDALONE), prepared, completed, xa, thread_id)
+
+
+def _mariadb_gtid_list(c: Cursor) -> MariadbGtidList:
+    count = c.integer(4) & (1 << 28) - 1
+    if count * 16 != c.left:
+        if count or c.left > 2:  # an empty list is padded
+            raise c.error(f"{count} GTIDs announced")
+        c.rest()
+    gtids = [MariadbGtid(c.integer(4), c.integer(4), c.integer(8)) for _ in range(count)]
+    return MariadbGtidList(MariadbPosition.of(gtids))
+
+
+_SQL_MODE: Final = 1
+_CHARSET: Final = 4
+_VARIABLES: Final = {0: 4, 1: 8, 3: 4, 4: 6}
+"""Sizes of the status variables that may stand before what we want of them, as far as they have one."""
+
+
+def _status(c: Cursor) -> tuple[int, int]:
+    """SQL mode, and the collation of the statement's text."""
+    sql_mode, collation = 0, 0
+    while c.left:
+        kind = c.integer(1)
+        if kind == _SQL_MODE:
+            sql_mode = c.integer(8)
+        elif kind == _CHARSET:
+            collation = c.integer(2)
+            c.take(4)
+        elif kind in _VARIABLES:
+            c.take(_VARIABLES[kind])
+        elif kind in (2, 6):  # the catalogue: its length, itself, and in the older form a zero
+            c.take(c.integer(1) + (kind == 2))
+        else:
+            break
+    return sql_mode, collation
+
+
+def _query_head(c: Cursor) -> tuple[int, int, int, str, int, int]:
+    thread_id, seconds = c.integer(4), c.integer(4)
+    schema_size, error_code, status_size = c.integer(1), c.integer(2), c.integer(2)
+    sql_mode, collation = _status(Cursor(c.take(status_size), c.what))
+    schema = c.text(schema_size)
+    if c.take(1) != b"\0":
+        raise c.error("the name of the schema does not end")
+    return thread_id, seconds, error_code, schema, sql_mode, collation
+
+
+def _sql(text: bytes, collation: int) -> str:
+    """The statement; one that is not in its character set is shown as far as it can be, rows never depend on it."""
+    if collation:
+        try:
+            return charset(collation).decode(text)
+        except UnicodeDecodeError:
+            pass
+    return text.decode("utf-8", "replace")
+
+
+def _query(c: Cursor) -> Query:
+    thread_id, seconds, error_code, schema, sql_mode, collation = _query_head(c)
+    return Query(thread_id, seconds, error_code, schema, _sql(c.rest(), collation), sql_mode)
+
+
+def _query_compressed(c: Cursor) -> Query:
+    thread_id, seconds, error_code, schema, sql_mode, collation = _query_head(c)
+    return Query(thread_id, seconds, error_code, schema, _sql(_inflated(c), collation), sql_mode)
+
+
+def _inflated(c: Cursor) -> bytes:
+    """MariaDB: all that is left, uncompressed: a byte with the size of the length, the length, zlib's data."""
+    first = c.integer(1)
+    if first & 0xF0 != 0x80:
+        raise c.error(f"unknown compression {first:#x}")
+    length = c.big(first & 0x07)
+    return inflate(c, length, zlib.MAX_WBITS)
+
+
+def inflate(c: Cursor, length: int, window_bits: int) -> bytes:
+    """What is left of zlib's data, which must be `length` bytes."""
+    if length > MAXIMUM_EVENT_SIZE:
+        raise c.error(f"compressed data that claim to be {length} bytes")
+    stream = zlib.decompressobj(window_bits)
+    try:
+        content = stream.decompress(c.rest(), length + 1)
+    except zlib.error as error:
+        raise c.error("compressed data are damaged") from error
+    if len(content) != length or not stream.eof or stream.unused_data:
+        raise c.error(f"compressed data are not the {length} bytes that they claim to be")
+    return content
+
+
+def _xid(c: Cursor) -> Xid:
+    return Xid(c.integer(8))
+
+
+def _xa_prepare(c: Cursor) -> XaPrepare:
+    one_phase, format_id = bool(c.integer(1)), c.integer(4, signed=True)
+    global_size, branch_size = c.integer(4), c.integer(4)
+    return XaPrepare(one_phase, XaId(format_id, c.take(global_size), c.take(branch_size)))
+
+
+def _heartbeat(c: _EventCursor) -> Heartbeat:
+    return Heartbeat(c.text(c.left), c.header.position)
+
+
+def _heartbeat_v2(c: Cursor) -> Heartbeat:
+    name, position = "", 0
+    while c.left and (kind := c.length()):
+        field = Cursor(c.take(c.length()), c.what)
+        if kind == 1:
+            name = field.text(field.left)
+        elif kind == 2:
+            position = field.length()
+    return Heartbeat(name, position)
+
+
+def _incident(c: Cursor) -> Incident:
+    number = c.integer(2)
+    message = c.take(c.integer(1)).decode("utf-8", "replace") if c.left else ""
+    return Incident(number, message)
+
+
+def _payload(c: Cursor) -> Payload:
+    fields = {}
+    while kind := c.length():
+        field = Cursor(c.take(c.length()), c.what)
+        fields[kind] = field.length()
+    algorithm, size = fields.get(2), fields.get(1)
+    if algorithm not in (0, 255):
+        raise c.error(f"unknown compression {algorithm}")
+    if size != c.left or 3 not in fields:
+        raise c.error(f"{size} bytes of content announced, {c.left} left")
+    return Payload(algorithm == 0, fields[3], c.rest())
+
+
+_END_OF_STATEMENT: Final = 1
+
+
+def _rows(operation: Operation, *, version: int, compressed: bool = False, partial: bool = False) -> Reader:
+    """The reader of rows events."""
+
+    def read(c: Cursor) -> Rows:
+        table_id, flags = c.integer(6), c.integer(2)
+        if version == 2:
+            c.take(c.integer(2) - 2)  # partitions
+        count = c.length()
+        images = 2 if operation is Operation.UPDATE else 1
+        first, *second = [c.bits(count) & (1 << count) - 1 for _ in range(images)]
+        body = _inflated(c) if compressed else c.rest()
+        before = None if operation is Operation.CREATE else first
+        after = None if operation is Operation.DELETE else (second or [first])[0]
+        return Rows(operation, table_id, bool(flags & _END_OF_STATEMENT), count, before, after, partial, body)
+
+    return read
+
+
+Reader = Callable[[_EventCursor], BinlogEvent]
+
+_CREATE, _UPDATE, _DELETE = Operation.CREATE, Operation.UPDATE, Operation.DELETE
+_BY_TYPE: Final[dict[int, Reader]] = {
+    EventType.QUERY: _query,
+    EventType.ROTATE: _rotate,
+    EventType.XID: _xid,
+    EventType.TABLE_MAP: lambda c: decode_table_map(c.rest()),
+    EventType.WRITE_ROWS_V1: _rows(_CREATE, version=1),
+    EventType.UPDATE_ROWS_V1: _rows(_UPDATE, version=1),
+    EventType.DELETE_ROWS_V1: _rows(_DELETE, version=1),
+    EventType.INCIDENT: _incident,
+    EventType.HEARTBEAT: _heartbeat,
+    EventType.WRITE_ROWS: _rows(_CREATE, version=2),
+    EventType.UPDATE_ROWS: _rows(_UPDATE, version=2),
+    EventType.DELETE_ROWS: _rows(_DELETE, version=2),
+    EventType.GTID: _gtid,
+    EventType.ANONYMOUS_GTID: _anonymous_gtid,
+    EventType.PREVIOUS_GTIDS: _previous_gtids,
+    EventType.XA_PREPARE: _xa_prepare,
+    EventType.PARTIAL_UPDATE_ROWS: _rows(_UPDATE, version=2, partial=True),
+    EventType.TRANSACTION_PAYLOAD: _payload,
+    EventType.HEARTBEAT_V2: _heartbeat_v2,
+    EventType.GTID_TAGGED: _tagged_gtid,
+    EventType.MARIADB_GTID: _mariadb_gtid,
+    EventType.MARIADB_GTID_LIST: _mariadb_gtid_list,
+    EventType.QUERY_COMPRESSED: _query_compressed,
+    EventType.WRITE_ROWS_COMPRESSED_V1: _rows(_CREATE, version=1, compressed=True),
+    EventType.UPDATE_ROWS_COMPRESSED_V1: _rows(_UPDATE, version=1, compressed=True),
+    EventType.DELETE_ROWS_COMPRESSED_V1: _rows(_DELETE, version=1, compressed=True),
+    EventType.WRITE_ROWS_COMPRESSED: _rows(_CREATE, version=2, compressed=True),
+    EventType.UPDATE_ROWS_COMPRESSED: _rows(_UPDATE, version=2, compressed=True),
+    EventType.DELETE_ROWS_COMPRESSED: _rows(_DELETE, version=2, compressed=True),
+}
+_READERS: Final = {type_: (f"{EventType(type_).name} event", reader) for type_, reader in _BY_TYPE.items()}
+_PASSED: Final = frozenset(
+    {
+        EventType.STOP,
+        EventType.INTVAR,  # these three say what a statement means that follows, and which is looked at by itself
+        EventType.RAND,
+        EventType.USER_VAR,
+        EventType.IGNORABLE,
+        EventType.ROWS_QUERY,
+        EventType.TRANSACTION_CONTEXT,
+        EventType.VIEW_CHANGE,
+        EventType.ANNOTATE_ROWS,
+        EventType.BINLOG_CHECKPOINT,
+    }
+)

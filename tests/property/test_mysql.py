@@ -1,0 +1,114 @@
+"""MySQL's and MariaDB's bytes: the algebra of GTID sets, and that arbitrary bytes raise one error or none."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zlib
+from io import BytesIO
+from uuid import UUID
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cdc.errors import DecodeError
+from connectors.mysql import binary_json
+from connectors.mysql.binlog import MAGIC, read_file, unpack
+from connectors.mysql.events import EventType, Payload, decode_event
+from connectors.mysql.gtid import Gtid, GtidSet, MariadbGtid, MariadbPosition, Source
+from connectors.mysql.tablemap import decode_table_map
+
+sources = st.builds(Source, st.sampled_from([UUID(int=1), UUID(int=2)]), st.sampled_from(["", "a", "tag_b"]))
+numbers = st.integers(1, 12)
+gtids = st.builds(Gtid, sources, numbers)
+sets = st.lists(gtids, max_size=25)
+
+
+def of(members: list[Gtid]) -> GtidSet:
+    made = GtidSet({})
+    for gtid in members:
+        made = made.add(gtid)
+    return made
+
+
+@given(sets, sets)
+def test_gtid_sets_are_sets(a: list[Gtid], b: list[Gtid]) -> None:
+    left, right = of(a), of(b)
+    assert left | right == of([*a, *b])
+    assert left - right == of([gtid for gtid in a if gtid not in b])
+    assert (left <= right) == (set(a) <= set(b))
+    assert left <= left | right
+    assert not left - left
+    assert {gtid for gtid in {*a, *b} if gtid in left} == set(a)
+    assert GtidSet.parse(str(left)) == left
+    assert GtidSet.decode(left.encode()) == left
+    assert hash(of(a[::-1])) == hash(left)
+    assert (left == right) == (set(a) == set(b))
+
+
+@given(st.lists(st.tuples(sources, numbers, numbers), max_size=10))
+def test_intervals_in_any_order(intervals: list[tuple[Source, int, int]]) -> None:
+    text = ",".join(
+        f"{source.uuid}{f':{source.tag}' if source.tag else ''}:{min(a, b)}-{max(a, b)}" for source, a, b in intervals
+    )
+    members = [Gtid(source, n) for source, a, b in intervals for n in range(min(a, b), max(a, b) + 1)]
+    assert GtidSet.parse(text) == of(members)
+
+
+positions = st.lists(st.builds(MariadbGtid, st.integers(0, 2), st.integers(1, 2), numbers), max_size=8)
+
+
+@given(positions, positions)
+def test_mariadb_positions(a: list[MariadbGtid], b: list[MariadbGtid]) -> None:
+    left, right = MariadbPosition.of(a), MariadbPosition.of(b)
+    assert left <= left | right
+    assert right <= left | right
+    assert all(gtid in left for gtid in a)
+    assert (left <= right) == (not left - right)
+    assert (left - right) | right == left | right
+    assert MariadbPosition.parse(str(left)) == left
+
+
+def event(type_: int, body: bytes, flags: int = 0, checksum: bool = False) -> bytes:
+    size = 19 + len(body) + 4 * checksum
+    made = struct.pack("<IBIIIH", 1_700_000_000, type_, 1, size, size, flags) + body
+    return made + struct.pack("<I", zlib.crc32(made)) if checksum else made
+
+
+@given(st.one_of(st.sampled_from(EventType), st.integers(0, 255)), st.binary(max_size=200), st.booleans())
+@settings(max_examples=1000)
+def test_arbitrary_events_raise_one_error(type_: int, body: bytes, checksum: bool) -> None:
+    with contextlib.suppress(DecodeError):
+        decode_event(event(type_, body, checksum=checksum), checksum=checksum)
+    with contextlib.suppress(DecodeError):
+        decode_event(body, checksum=checksum)
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_files_raise_one_error(content: bytes) -> None:
+    for start in (b"", MAGIC):
+        with contextlib.suppress(DecodeError):
+            list(read_file(BytesIO(start + content)))
+    for compressed in (True, False):
+        with contextlib.suppress(DecodeError):
+            list(unpack(Payload(compressed, len(content), content)))
+
+
+NAMES = struct.pack("<IHH", 7, 0, 0) + b"\1s\0\1t\0"
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=1000)
+@example(b"\2\3\3\0\0\4\4\1a\1a")
+def test_arbitrary_table_maps_raise_one_error(rest: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        decode_table_map(NAMES + rest)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=1000)
+def test_arbitrary_documents_raise_value_error_only(content: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        binary_json.text(binary_json.parse(content))
+    with contextlib.suppress(ValueError):
+        binary_json.apply({"a": ["1", "2"]}, binary_json.parse_differences(content))
