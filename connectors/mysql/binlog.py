@@ -55,11 +55,11 @@ def read_file(file: BinaryIO) -> Iterator[tuple[Header, BinlogEvent]]:
     if file.read(len(MAGIC)) != MAGIC:
         raise DecodeError("a file that does not begin as binlog files do")
     source = _Source(file)
-    checksum = False
+    checksum = mariadb = False
     while event := source.event():
-        header, decoded = decode_event(event, checksum=checksum)
+        header, decoded = decode_event(event, checksum=checksum, mariadb=mariadb)
         if isinstance(decoded, FormatDescription):
-            checksum = decoded.checksum
+            checksum, mariadb = decoded.checksum, decoded.mariadb
         yield header, decoded
         if isinstance(decoded, Payload):
             yield from unpack(decoded)
@@ -80,7 +80,7 @@ def _unpacked(stream: BinaryIO, size: int) -> Iterator[tuple[Header, BinlogEvent
     place = 0
     try:
         while event := source.event():
-            header, decoded = decode_event(event, checksum=False)
+            header, decoded = decode_event(event, checksum=False, mariadb=False)
             if isinstance(decoded, Payload):
                 raise DecodeError("a compressed transaction within another")
             place += len(event)

@@ -117,7 +117,7 @@ _GB18030: Final = rb"[\x00-\x7f]|[\x81-\xfe][\x40-\x7e\x80-\xfe]|[\x81-\xfe][0-9
 
 _DEC8: Final = {0xA8: "¤", 0xD7: "Œ", 0xDD: "Ÿ", 0xF7: "œ", 0xFD: "ÿ"}
 _DEC8.update(dict.fromkeys([0xA4, 0xA6, *range(0xAC, 0xB0), 0xB4, 0xB8, 0xBE, 0xD0, 0xDE, 0xF0, 0xFE, 0xFF], "?"))
-_SWE7: Final = dict(zip(b"@[\\]^`{|}~", "ÉÄÖÅÜéäöåü", strict=True)) | dict.fromkeys(range(128, 256), "?")
+_SWE7: Final = dict(zip(b"@[\\]^`{|}~", "ÉÄÖÅÜéäöåü", strict=True)) | dict.fromkeys(range(127, 256), "?")
 _LATIN1: Final = {code: chr(code) for code in (0x81, 0x8D, 0x8F, 0x90, 0x9D)}
 _TIS620: Final = dict.fromkeys([0xA0, *range(0xDB, 0xDF), *range(0xFC, 0x100)], "\ufffd")
 _ARMSCII8: Final = "\xa0❁§։)(»«—.՝,-՟…՜՛՞ԱաԲբԳգԴդԵեԶզԷէԸըԹթԺժԻիԼլԽխԾծԿկՀհՁձՂղՃճՄմՅյՆնՇշՈոՉչՊպՋջՌռՍսՎվՏտՐրՑցՒւՓփՔքՕօՖֆ’'"
@@ -139,7 +139,7 @@ _CHARSETS: Final = {
         ("binary", 1, _codec("latin-1")),
         ("cp1250", 1, _single("cp1250")),
         ("cp1251", 1, _single("cp1251")),
-        ("cp1256", 1, _single("cp1256")),
+        ("cp1256", 1, _single("cp1256", dict.fromkeys(b"\x8a\x8f\x98\x9a\x9f\xaa\xc0\xff", "?"))),
         ("cp1257", 1, _single("cp1257")),
         ("cp850", 1, _single("cp850")),
         ("cp852", 1, _single("cp852")),

@@ -97,6 +97,11 @@ class FormatDescription:
     created: int
     checksum: bool
 
+    @property
+    def mariadb(self) -> bool:
+        """Whether the server is MariaDB."""
+        return "MariaDB" in self.server_version
+
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
@@ -267,11 +272,11 @@ def decode_header(event: bytes) -> Header:
     return header
 
 
-def decode_event(event: bytes, *, checksum: bool) -> tuple[Header, BinlogEvent]:
+def decode_event(event: bytes, *, checksum: bool, mariadb: bool) -> tuple[Header, BinlogEvent]:
     """Decode one event, of which nothing is missing and which nothing follows.
 
-    `checksum` tells whether it ends with one, as the last format description has it. Raises DecodeError, whatever the
-    bytes: also where the checksum is wrong.
+    `checksum` tells whether it ends with one, `mariadb` whose it is: as the last format description has it. Raises
+    DecodeError, whatever the bytes: also where the checksum is wrong.
     """
     header = decode_header(event)
     if header.size != len(event):
@@ -284,20 +289,21 @@ def decode_event(event: bytes, *, checksum: bool) -> tuple[Header, BinlogEvent]:
         if header.flags & _IGNORABLE or header.type in _PASSED:
             return header, Passed(header.type)
         raise DecodeError(f"unknown binlog event of type {header.type} that may not be ignored")
-    cursor = _EventCursor(body, name, header)
+    cursor = _EventCursor(body, name, header, mariadb)
     decoded = reader(cursor)
     cursor.finish()
     return header, decoded
 
 
 class _EventCursor(Cursor):
-    """The body of an event; some fields are in its header."""
+    """The body of an event, and what is not in it."""
 
-    __slots__ = ("header",)
+    __slots__ = ("header", "mariadb")
 
-    def __init__(self, body: bytes, what: str, header: Header) -> None:
+    def __init__(self, body: bytes, what: str, header: Header, mariadb: bool) -> None:
         super().__init__(body, what)
         self.header = header
+        self.mariadb = mariadb
 
 
 def _without_checksum(event: bytes, header: Header) -> bytes:
@@ -568,7 +574,7 @@ _BY_TYPE: Final[dict[int, Reader]] = {
     EventType.QUERY: _query,
     EventType.ROTATE: _rotate,
     EventType.XID: _xid,
-    EventType.TABLE_MAP: lambda c: decode_table_map(c.rest()),
+    EventType.TABLE_MAP: lambda c: decode_table_map(c.rest(), mariadb=c.mariadb),
     EventType.WRITE_ROWS_V1: _rows(_CREATE, version=1),
     EventType.UPDATE_ROWS_V1: _rows(_UPDATE, version=1),
     EventType.DELETE_ROWS_V1: _rows(_DELETE, version=1),

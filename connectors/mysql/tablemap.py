@@ -58,8 +58,10 @@ _NUMERIC: Final = frozenset(
         ColumnType.NEWDECIMAL,
         ColumnType.FLOAT,
         ColumnType.DOUBLE,
+        ColumnType.YEAR,
     }
 )
+"""Types that the list of signedness has an entry for."""
 _CHARACTER: Final = frozenset(
     {
         ColumnType.STRING,
@@ -71,7 +73,7 @@ _CHARACTER: Final = frozenset(
         ColumnType.VECTOR,
     }
 )
-"""Types that the lists of character sets have an entry for."""
+"""Types that the lists of character sets have an entry for; with MariaDB geometries have one too."""
 _ENUMERATED: Final = frozenset({ColumnType.ENUM, ColumnType.SET})
 _ONE_BYTE: Final = frozenset(
     {
@@ -142,7 +144,7 @@ class TableMap:
     """Whether the metadata are FULL; otherwise columns have no names, and nothing else can be relied upon."""
 
 
-def decode_table_map(body: bytes) -> TableMap:
+def decode_table_map(body: bytes, *, mariadb: bool) -> TableMap:
     """Decode the event's body, without header and checksum. Raises DecodeError, whatever the bytes."""
     cursor = Cursor(body, "TABLE_MAP event")
     table_id, flags = cursor.integer(6), cursor.integer(2)
@@ -155,7 +157,8 @@ def decode_table_map(body: bytes) -> TableMap:
     plain = [_type(code, metadata) for code in types]
     metadata.finish()
     nullable = cursor.bits(count)
-    optional = _Optional(cursor, [type_ for type_, _, _ in plain])
+    character = _CHARACTER | {ColumnType.GEOMETRY} if mariadb else _CHARACTER
+    optional = _Optional(cursor, [type_ for type_, _, _ in plain], character)
     names = optional.names
     columns = tuple(
         MapColumn(
@@ -219,7 +222,7 @@ def _string(real: int, size: int, metadata: Cursor) -> tuple[ColumnType, int, in
 class _Optional:
     """The optional metadata, by number of the column."""
 
-    def __init__(self, cursor: Cursor, types: list[ColumnType]) -> None:
+    def __init__(self, cursor: Cursor, types: list[ColumnType], character: frozenset[ColumnType]) -> None:
         self._types = types
         self.unsigned: set[int] = set()
         self.names: list[str] | None = None
@@ -232,8 +235,8 @@ class _Optional:
         self._members: list[tuple[int, list[bytes]]] = []
         readers: dict[int, Callable[[Cursor], None]] = {
             1: self._signedness,
-            2: lambda field: self._default_charset(field, _CHARACTER),
-            3: lambda field: self._column_charset(field, _CHARACTER),
+            2: lambda field: self._default_charset(field, character),
+            3: lambda field: self._column_charset(field, character),
             4: self._column_names,
             5: lambda field: self._strings(field, ColumnType.SET),
             6: lambda field: self._strings(field, ColumnType.ENUM),

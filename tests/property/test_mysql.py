@@ -79,9 +79,9 @@ def event(type_: int, body: bytes, flags: int = 0, checksum: bool = False) -> by
 @settings(max_examples=1000)
 def test_arbitrary_events_raise_one_error(type_: int, body: bytes, checksum: bool) -> None:
     with contextlib.suppress(DecodeError):
-        decode_event(event(type_, body, checksum=checksum), checksum=checksum)
+        decode_event(event(type_, body, checksum=checksum), checksum=checksum, mariadb=False)
     with contextlib.suppress(DecodeError):
-        decode_event(body, checksum=checksum)
+        decode_event(body, checksum=checksum, mariadb=False)
 
 
 @given(st.binary(max_size=300))
@@ -101,8 +101,9 @@ NAMES = struct.pack("<IHH", 7, 0, 0) + b"\1s\0\1t\0"
 @settings(max_examples=1000)
 @example(b"\2\3\3\0\0\4\4\1a\1a")
 def test_arbitrary_table_maps_raise_one_error(rest: bytes) -> None:
-    with contextlib.suppress(DecodeError):
-        decode_table_map(NAMES + rest)
+    for mariadb in (True, False):
+        with contextlib.suppress(DecodeError):
+            decode_table_map(NAMES + rest, mariadb=mariadb)
 
 
 @given(st.binary(max_size=300))

@@ -120,13 +120,15 @@ EXAMPLES: list[tuple[int, bytes, BinlogEvent]] = [
 @pytest.mark.parametrize(("type_", "body", "expected"), EXAMPLES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("checksum", [True, False])
 def test_decode(type_: int, body: bytes, expected: BinlogEvent, checksum: bool) -> None:
-    header, decoded = decode_event(event(type_, body, checksum=checksum), checksum=checksum)
+    header, decoded = decode_event(event(type_, body, checksum=checksum), checksum=checksum, mariadb=False)
     assert decoded == expected
     assert (header.type, header.server_id, header.timestamp) == (type_, 1, 1_700_000_000)
 
 
 def test_a_heartbeats_position_is_in_its_header() -> None:
-    assert decode_event(event(EventType.HEARTBEAT, b"bin.1"), checksum=False)[1] == Heartbeat("bin.1", 24)
+    assert decode_event(event(EventType.HEARTBEAT, b"bin.1"), checksum=False, mariadb=False)[1] == Heartbeat(
+        "bin.1", 24
+    )
 
 
 @pytest.mark.parametrize("change", [0, 5, 20, -1])
@@ -134,14 +136,14 @@ def test_a_damaged_event_is_told_by_its_checksum(change: int) -> None:
     damaged = bytearray(event(EventType.XID, struct.pack("<Q", 77), checksum=True))
     damaged[change] ^= 1
     with pytest.raises(DecodeError, match="checksum"):
-        decode_event(bytes(damaged), checksum=True)
+        decode_event(bytes(damaged), checksum=True, mariadb=False)
 
 
 def test_unknown_events_stop_the_stream_unless_they_may_be_ignored() -> None:
     with pytest.raises(DecodeError, match="unknown binlog event of type 99"):
-        decode_event(event(99, b""), checksum=False)
-    assert decode_event(event(99, b"", flags=0x80), checksum=False)[1] == Passed(99)
-    assert decode_event(event(EventType.ROWS_QUERY, b"x"), checksum=False)[1] == Passed(29)
+        decode_event(event(99, b""), checksum=False, mariadb=False)
+    assert decode_event(event(99, b"", flags=0x80), checksum=False, mariadb=False)[1] == Passed(99)
+    assert decode_event(event(EventType.ROWS_QUERY, b"x"), checksum=False, mariadb=False)[1] == Passed(29)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +167,13 @@ def test_unknown_events_stop_the_stream_unless_they_may_be_ignored() -> None:
 )
 def test_what_is_wrong_is_said(type_: int, body: bytes, problem: str) -> None:
     with pytest.raises(DecodeError, match=problem):
-        decode_event(event(type_, body), checksum=False)
+        decode_event(event(type_, body), checksum=False, mariadb=False)
 
 
 def test_a_compressed_transaction_is_unpacked_bit_by_bit() -> None:
-    content = event(EventType.XID, struct.pack("<Q", 1)) * 100_000
+    content = event(EventType.XID, struct.pack("<Q", 1)) * 30_000
     compressed = zstandard.ZstdCompressor(write_content_size=False).compress(content)
-    assert [decoded for _, decoded in unpack(Payload(True, len(content), compressed))] == [Xid(1)] * 100_000
+    assert [decoded for _, decoded in unpack(Payload(True, len(content), compressed))] == [Xid(1)] * 30_000
     for wrong in (compressed[:-1], compressed[: len(compressed) // 2], b"x" + compressed, compressed + b"x"):
         with pytest.raises(DecodeError):
             list(unpack(Payload(True, len(content), wrong)))
@@ -184,11 +186,11 @@ def test_a_compressed_transaction_is_unpacked_bit_by_bit() -> None:
 
 
 def test_a_compressed_transaction_takes_no_more_memory_than_an_event() -> None:
-    content = event(EventType.XID, struct.pack("<Q", 1)) * 300_000
+    content = event(EventType.XID, struct.pack("<Q", 1)) * 60_000
     payload = Payload(True, len(content), zstandard.ZstdCompressor().compress(content))
     tracemalloc.start()
     try:
-        assert sum(1 for _ in unpack(payload)) == 300_000
+        assert sum(1 for _ in unpack(payload)) == 60_000
         assert tracemalloc.get_traced_memory()[1] < len(content) / 2
     finally:
         tracemalloc.stop()

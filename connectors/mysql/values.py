@@ -1,0 +1,321 @@
+"""A value's bytes in a row, to its canonical value; and the logical type of a column.
+
+This is the plain way: one small reader for each type. :mod:`connectors.mysql.fragments` has the same as code for the
+generator, and a property test holds them equal.
+
+Types, where it is not obvious: every integer has the smallest signed kind that holds it (``bigint unsigned``:
+``uint64``), ``year`` is an integer (0 is the year 0000), ``bit(1)`` is a boolean and ``bit(n)`` its bytes as the
+server sends them, a ``set`` is text with commas, a geometry its bytes as the server stores them (SRID and WKB), a
+vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``, ``inet6`` in the binlog, where they are
+``binary``: who knows better passes the name of the type as `declared`.
+
+Times have no precision, whatever the column's: they are durations, signed and up to 838 hours, and Debezium has them
+in microseconds.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+from uuid import UUID
+
+from cdc.event import Value
+from connectors.mysql import binary_json
+from connectors.mysql.charsets import BINARY, charset
+from connectors.mysql.cursor import Cursor
+from connectors.mysql.events import inflate
+from connectors.mysql.numbers import decimal_size, decimal_text, double_text, float_text
+from connectors.mysql.tablemap import ColumnType, MapColumn
+from connectors.mysql.temporal import FRACTION_BYTES, date_text, datetime_text, time_text, timestamp_text
+from schemas.types import Kind, LogicalType
+
+Reader = Callable[[Cursor], Value]
+
+INTEGERS: Final = {
+    ColumnType.TINY: (1, "tinyint", Kind.INT16, Kind.INT16),
+    ColumnType.SHORT: (2, "smallint", Kind.INT16, Kind.INT32),
+    ColumnType.INT24: (3, "mediumint", Kind.INT32, Kind.INT32),
+    ColumnType.LONG: (4, "int", Kind.INT32, Kind.INT64),
+    ColumnType.LONGLONG: (8, "bigint", Kind.INT64, Kind.UINT64),
+}
+"""Bytes, name, and kind of the signed and of the unsigned."""
+_BLOBS: Final = {1: "tiny", 2: "", 3: "medium", 4: "long"}
+_STRINGS: Final = {ColumnType.VARCHAR, ColumnType.VARCHAR_COMPRESSED, ColumnType.VAR_STRING, ColumnType.STRING}
+_DECLARED: Final = {"uuid": 16, "inet4": 4, "inet6": 16}
+_COMPRESSED: Final = " /*M!100301 COMPRESSED*/"
+
+
+def is_text(column: MapColumn) -> bool:
+    """Whether a string or blob is text."""
+    return column.collation != BINARY
+
+
+def declared_type(column: MapColumn, declared: str) -> str:
+    """`declared` if it is a type that the binlog has as the binary strings that this column has, else nothing."""
+    fits = column.type is ColumnType.STRING and not is_text(column) and _DECLARED.get(declared) == column.size
+    return declared if fits else ""
+
+
+def column_type(column: MapColumn, declared: str = "") -> tuple[LogicalType, str]:
+    """The logical type of a column, and the server's own name of its type."""
+    if declared_type(column, declared):
+        return LogicalType(Kind.UUID if declared == "uuid" else Kind.STRING), declared
+    unsigned = " unsigned" * column.unsigned
+    type_ = column.type
+    fraction = f"({column.size})" if column.size else ""
+    if type_ in INTEGERS:
+        _, name, kind, unsigned_kind = INTEGERS[type_]
+        return LogicalType(unsigned_kind if column.unsigned else kind), name + unsigned
+    if type_ in _STRINGS:
+        return _string_type(column)
+    if type_ in (ColumnType.BLOB, ColumnType.BLOB_COMPRESSED):
+        compressed = _COMPRESSED if type_ is ColumnType.BLOB_COMPRESSED else ""
+        name = _BLOBS.get(column.size, "") + ("text" if is_text(column) else "blob") + compressed
+        return LogicalType(Kind.STRING if is_text(column) else Kind.BYTES), name
+    match type_:
+        case ColumnType.FLOAT:
+            return LogicalType(Kind.FLOAT32), "float" + unsigned
+        case ColumnType.DOUBLE:
+            return LogicalType(Kind.FLOAT64), "double" + unsigned
+        case ColumnType.NEWDECIMAL:
+            name = f"decimal({column.size},{column.scale}){unsigned}"
+            return LogicalType(Kind.DECIMAL, column.size, column.scale), name
+        case ColumnType.YEAR:
+            return LogicalType(Kind.INT16), "year"
+        case ColumnType.DATE:
+            return LogicalType(Kind.DATE), "date"
+        case ColumnType.TIME | ColumnType.TIME2:
+            return LogicalType(Kind.TIME), "time" + fraction
+        case ColumnType.DATETIME | ColumnType.DATETIME2:
+            return LogicalType(Kind.TIMESTAMP, column.size), "datetime" + fraction
+        case ColumnType.TIMESTAMP | ColumnType.TIMESTAMP2:
+            return LogicalType(Kind.TIMESTAMPTZ, column.size), "timestamp" + fraction
+        case ColumnType.BIT:
+            bits = _bits(column)
+            return LogicalType(Kind.BOOLEAN if bits == 1 else Kind.BYTES), f"bit({bits})"
+        case ColumnType.ENUM | ColumnType.SET:
+            members = ",".join("'" + member.replace("'", "''") + "'" for member in column.members)
+            enum = type_ is ColumnType.ENUM
+            return LogicalType(Kind.ENUM if enum else Kind.STRING), f"{'enum' if enum else 'set'}({members})"
+        case ColumnType.JSON:
+            return LogicalType(Kind.JSON), "json"
+        case ColumnType.VECTOR:
+            return LogicalType(Kind.ARRAY, element=LogicalType(Kind.FLOAT32)), f"vector({column.dimension})"
+    return LogicalType(Kind.BYTES), column.geometry.name.lower()
+
+
+def _bits(column: MapColumn) -> int:
+    return column.size * 8 if column.scale == 0 else column.size * 8 - 8 + column.scale
+
+
+def _string_type(column: MapColumn) -> tuple[LogicalType, str]:
+    varying = "var" * (column.type is not ColumnType.STRING)
+    compressed = _COMPRESSED if column.type is ColumnType.VARCHAR_COMPRESSED else ""
+    size = column.size - bool(compressed)  # one byte more, for the header
+    if not is_text(column):
+        return LogicalType(Kind.BYTES), f"{varying}binary({size}){compressed}"
+    return LogicalType(Kind.STRING), f"{varying}char({size // charset(column.collation).width}){compressed}"
+
+
+def reader(column: MapColumn, declared: str = "") -> Reader:
+    """The function that reads a value of a column from a row. It raises DecodeError, whatever the bytes.
+
+    Raises DecodeError itself when the column is one that cannot be.
+    """
+    read = _reader(column, declared_type(column, declared))
+
+    def checked(c: Cursor) -> Value:
+        try:
+            return read(c)
+        except (ValueError, LookupError, struct.error, OverflowError) as error:
+            raise c.error(f"column {column.name}: not a value of {column_type(column)[1][:40]}") from error
+
+    return checked
+
+
+def _reader(column: MapColumn, declared: str) -> Reader:
+    type_ = column.type
+    if type_ in INTEGERS:
+        size, signed = INTEGERS[type_][0], not column.unsigned
+        return lambda c: c.integer(size, signed)
+    if declared:
+        return _declared(column, declared)
+    match type_:
+        case ColumnType.FLOAT:
+            return lambda c: float_text(struct.unpack("<f", c.take(4))[0])
+        case ColumnType.DOUBLE:
+            return lambda c: double_text(struct.unpack("<d", c.take(8))[0])
+        case ColumnType.NEWDECIMAL:
+            precision, scale = column.size, column.scale
+            return lambda c: decimal_text(c.take(decimal_size(precision, scale)), precision, scale)
+        case ColumnType.YEAR:
+            return lambda c: _year(c.integer(1))
+        case ColumnType.DATE:
+            return _date
+        case ColumnType.TIME:
+            return _old_time
+        case ColumnType.DATETIME:
+            return _old_datetime
+        case ColumnType.TIMESTAMP:
+            return lambda c: timestamp_text(c.integer(4))
+        case ColumnType.TIME2 | ColumnType.DATETIME2 | ColumnType.TIMESTAMP2:
+            return _fractional(column)
+        case ColumnType.BIT:
+            return _bit(column)
+        case ColumnType.ENUM | ColumnType.SET:
+            return _enumerated(column)
+        case ColumnType.JSON:
+            return lambda c: binary_json.text(binary_json.parse(_counted(c, column.size)))
+        case ColumnType.VECTOR:
+            return lambda c: _vector(_counted(c, column.size))
+    return _string(column)
+
+
+def _counted(c: Cursor, size: int) -> bytes:
+    """Bytes after a length of `size` bytes."""
+    return c.take(c.integer(size))
+
+
+def length_size(column: MapColumn) -> int:
+    """How many bytes the length of a string, blob or geometry has."""
+    if column.type in _STRINGS:
+        return 1 if column.size < 256 else 2
+    return column.size
+
+
+def _string(column: MapColumn) -> Reader:
+    size = length_size(column)
+    decode = charset(column.collation).decode if is_text(column) else None
+    if column.type in (ColumnType.VARCHAR_COMPRESSED, ColumnType.BLOB_COMPRESSED):
+        return lambda c: _text(uncompressed(_counted(c, size)), decode)
+    if column.type is ColumnType.STRING and decode is None:
+        return lambda c: _counted(c, size).ljust(column.size, b"\0")  # trailing zeros are not sent
+    return lambda c: _text(_counted(c, size), decode)
+
+
+def _text(content: bytes, decode: Callable[[bytes], str] | None) -> Value:
+    return content if decode is None else decode(content)
+
+
+def uncompressed(content: bytes) -> bytes:
+    """The value of a COMPRESSED column of MariaDB. Raises DecodeError."""
+    cursor = Cursor(content, "a compressed value")
+    if not content:
+        return content
+    first = cursor.integer(1)
+    if first == 0:
+        return cursor.rest()
+    if first & 0xF0 != 0x80:
+        raise cursor.error("unknown compression")
+    length = cursor.big(first & 7)
+    return inflate(cursor, length, -zlib.MAX_WBITS if first & 8 else zlib.MAX_WBITS)
+
+
+def _declared(column: MapColumn, declared: str) -> Reader:
+    def read(c: Cursor) -> Value:
+        content = _counted(c, length_size(column)).ljust(column.size, b"\0")
+        if len(content) != column.size:
+            raise ValueError
+        return declared_text(declared, content)
+
+    return read
+
+
+def declared_text(declared: str, content: bytes) -> str:
+    """The text of one of MariaDB's types that the binlog has as bytes."""
+    if declared == "inet4":
+        return str(IPv4Address(content))
+    if declared == "inet6":
+        return _inet6(content)
+    if content[6] & 0x80 and 0 < content[8] < 0x60:  # versions 1 to 5 are stored with the node first, the time last
+        content = content[12:] + content[10:12] + content[8:10] + content[6:8] + content[:6]
+    return str(UUID(bytes=content))
+
+
+def _inet6(content: bytes) -> str:
+    address = IPv6Address(content)
+    mapped = address.ipv4_mapped
+    return f"::ffff:{mapped}" if mapped is not None else str(address)
+
+
+def _year(byte: int) -> int:
+    return 1900 + byte if byte else 0
+
+
+def _date(c: Cursor) -> Value:
+    packed = c.integer(3)
+    return date_text(packed >> 9, packed >> 5 & 15, packed & 31)
+
+
+def _old_time(c: Cursor) -> Value:
+    number = c.integer(3, signed=True)
+    hours, rest = divmod(abs(number), 10_000)
+    minutes, seconds = divmod(rest, 100)
+    if minutes > 59:
+        raise ValueError
+    return time_text(hours << 12 | minutes << 6 | min(seconds, 63), negative=number < 0)
+
+
+def _old_datetime(c: Cursor) -> Value:
+    day, moment = divmod(c.integer(8), 1_000_000)
+    hour, minute, second = moment // 10_000, moment // 100 % 100, moment % 100
+    if minute > 59 or second > 59 or day % 100 > 31 or day // 100 % 100 > 12 or day > 99991231:
+        raise ValueError
+    packed_day = (day // 10_000 * 13 + day // 100 % 100) << 5 | day % 100
+    return datetime_text(packed_day << 17 | hour << 12 | minute << 6 | second)
+
+
+def _fractional(column: MapColumn) -> Reader:
+    if column.size > 6:
+        raise Cursor(b"", f"column {column.name}").error(f"{column.size} digits of a fraction")
+    size = FRACTION_BYTES[column.size]
+
+    def time(c: Cursor) -> Value:
+        number = c.big(3 + size) - (0x800000 << 8 * size)
+        packed, fraction = divmod(abs(number), 1 << 8 * size)
+        return time_text(packed, fraction, size, negative=number < 0)
+
+    def datetime(c: Cursor) -> Value:
+        packed = c.big(5) - 0x8000000000
+        if packed < 0:
+            raise ValueError
+        return datetime_text(packed, c.big(size), size)
+
+    def timestamp(c: Cursor) -> Value:
+        return timestamp_text(c.big(4), c.big(size), size)
+
+    readers = {ColumnType.TIME2: time, ColumnType.DATETIME2: datetime, ColumnType.TIMESTAMP2: timestamp}
+    return readers[column.type]
+
+
+def _bit(column: MapColumn) -> Reader:
+    def read(c: Cursor) -> Value:
+        content = c.take(column.size)
+        if int.from_bytes(content, "big") >> _bits(column):
+            raise ValueError
+        return content == b"\1" if _bits(column) == 1 else content
+
+    return read
+
+
+def _enumerated(column: MapColumn) -> Reader:
+    if not 1 <= column.size <= 8:
+        raise Cursor(b"", f"column {column.name}").error(f"an enum or set of {column.size} bytes")
+    if column.type is ColumnType.ENUM:
+        members = ("", *column.members)
+        return lambda c: members[c.integer(column.size)]
+    return lambda c: set_text(column.members, c.integer(column.size))
+
+
+def set_text(members: tuple[str, ...], chosen: int) -> str:
+    """The members whose bits are set."""
+    if chosen >> len(members):
+        raise ValueError
+    return ",".join(member for i, member in enumerate(members) if chosen >> i & 1)
+
+
+def _vector(content: bytes) -> list[Value]:
+    return [float_text(number) for (number,) in struct.iter_unpack("<f", content)]

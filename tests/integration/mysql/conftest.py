@@ -1,0 +1,64 @@
+"""The servers whose binlogs are read, and what has been written to them since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from connectors.mysql.binlog import MAGIC, read_file
+from connectors.mysql.events import BinlogEvent, Header, Rows
+from connectors.mysql.rows import Row, decode_rows
+from connectors.mysql.tablemap import TableMap
+from tests.servers.mariadb import MariaDbServer
+
+
+class Binlog:
+    """A connection to a server in a database of its own, and the binlog from here on."""
+
+    def __init__(self, server: MariaDbServer, database: str) -> None:
+        self.server = server
+        self.mysql = server.name == "MySQL"
+        self.connection = server.connect()
+        self.execute(f"DROP DATABASE IF EXISTS {database}", f"CREATE DATABASE {database}", f"USE {database}")
+        self.execute("SET time_zone = '+00:00'")
+        self.rotate()
+
+    def execute(self, *statements: str, values: Any = None) -> list[tuple[Any, ...]]:
+        """Run statements; the rows of the last."""
+        with closing(self.connection.cursor()) as cursor:
+            for statement in statements:
+                cursor.execute(statement, values)
+            return list(cursor.fetchall())
+
+    def rotate(self) -> None:
+        """Begin another file: what was written before is not looked at again."""
+        self.execute("FLUSH LOGS")
+
+    def events(self) -> Iterator[tuple[Header, BinlogEvent]]:
+        """The events of the current file."""
+        with self.server.binlog().open("rb") as file:
+            assert file.read(4) == MAGIC
+            file.seek(0)
+            yield from read_file(file)
+
+    def rows(self, declared: dict[str, str] | None = None) -> Iterator[tuple[TableMap, Row]]:
+        """The rows of the current file."""
+        tables: dict[int, TableMap] = {}
+        for _, event in self.events():
+            if isinstance(event, TableMap):
+                tables[event.table_id] = event
+            elif isinstance(event, Rows):
+                table = tables[event.table_id]
+                for row in decode_rows(table, event, declared or {}):
+                    yield table, row
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def binlog(request: pytest.FixtureRequest) -> Iterator[Binlog]:
+    """Of each server."""
+    made = Binlog(request.getfixturevalue(f"{request.param}_source"), "shop")
+    yield made
+    made.connection.close()
