@@ -21,7 +21,16 @@ from typing import Any, Final
 from cdc.errors import DecodeError
 from cdc.event import Operation
 from cdc.formats import Fragment
-from cdc.formats.envelope import AFTER, BEFORE, TransactionParts, absent, operation_part, table_part
+from cdc.formats.envelope import (
+    AFTER,
+    BEFORE,
+    POSTGRESQL,
+    SourceBlock,
+    TransactionParts,
+    absent,
+    operation_part,
+    table_part,
+)
 from cdc.formats.json import dumps, key_form, rendering
 from cdc.log import Produced
 from cdc.record import KEY_CHANGE, LAYOUT, TOMBSTONE, pack_header
@@ -31,6 +40,13 @@ from schemas.types import LogicalType
 Append = Callable[[Produced], None]
 RowFunction = Callable[[Append, bytes, int, TransactionParts, int, int], int]
 """``function(append, message, offset, transaction, version, ordinal) -> versions used``, 0: take the plain way."""
+RowsFunction = Callable[[Append, bytes, int, TransactionParts, bytes, int, int, int], tuple[int, int, int]]
+"""``function(append, message, offset, transaction, place, version, ordinal, first) -> (offset, version, ordinal)``.
+
+Takes the rows from `offset` on as long as it can: what it returns is where it stopped, which is the message's end or a
+row that is to be taken the plain way, and the version and ordinal of the next row. `place` begins each row's place,
+`first` is the ordinal of the message's first row.
+"""
 ReadFunction = Callable[[Append, Iterable[bytes], TransactionParts, int, Set[bytes]], int]
 """``function(append, lines, transaction, version, skip) -> next version``; rows whose key is in `skip` are dropped.
 
@@ -50,8 +66,8 @@ class Wire:
     """The code that turns a column's bytes ``v`` into its native form; the text is unique to the column."""
     open: str
     """Begins a new row image."""
-    value: str
-    """Reads column number ``INDEX``: a line ``{value}`` where ``v`` holds its bytes, ``{null}`` where it is null."""
+    value: Callable[[int], str]
+    """Reads the column of this number: a line ``{value}`` where ``v`` holds its bytes, ``{null}`` where it is null."""
     close: str = ""
     """Ends a message."""
     open_old: str = ""
@@ -62,6 +78,10 @@ class Wire:
     """The expression that tells whether an update has an old image."""
     lsn: str = ""
     """Sets ``lsn``."""
+    block: SourceBlock = POSTGRESQL
+    """The envelope's ``source`` block."""
+    place: Sequence[str] = ("lsn",)
+    """The expressions that fill the block's template of a row's place."""
     names: Mapping[str, object] = field(default_factory=dict)
     """What the names in the code stand for."""
 
@@ -77,6 +97,16 @@ class CompiledTable:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledRows:
+    """The same of a source that sends several rows in a message."""
+
+    insert: RowsFunction
+    update: RowsFunction
+    delete: RowsFunction
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledRead:
     """The function that turns a snapshot's lines into records, and its source."""
 
@@ -88,74 +118,90 @@ _ODD: Final = (ValueError, LookupError, struct.error, DecodeError)
 """What generated code may meet in bytes that do not fit."""
 
 
-_INSERT: Final = """
-def insert(append, m, i, transaction, version, ordinal):
+_ROW: Final = """
+def NAME(append, m, i, transaction, version, ordinal):
+    head, middle, ids, tail = transaction
     try:
-        {open}
-        {read}
-        {close}
-        {lsn}
-        head, middle, ids, tail = transaction
-        key = KEY
-        after = IMAGE
-        value = VALUE
+        {make}
     except ODD:
         return 0
-    append(new(Produced, (TOPIC, key, value, HEADER)))
-    return 1
+    {append}
+    return USED
+"""
+
+_ROWS: Final = """
+def NAME(append, m, i, transaction, place, version, ordinal, first):
+    end = len(m)
+    row = i
+    head, _, ids, tail = transaction
+    while row < end:
+        try:
+            {make}
+        except ODD:
+            break
+        {append}
+        row = i
+        version += 1
+        ordinal += 1
+    return row, version, ordinal
+"""
+
+_INSERT: Final = """
+{open}
+{read}
+{close}
+{lsn}
+key = KEY
+after = IMAGE
+value = VALUE
+"""
+_INSERTED: Final = """
+append(new(Produced, (TOPIC, key, value, HEADER)))
 """
 
 _UPDATE: Final = """
-def update(append, m, i, transaction, version, ordinal):
-    try:
-        old_key = None
-        before = b"null"
-        if HAS_OLD:
-            {open_old}
-            {read_old}
-            old_key = OLD_KEY
-            before = OLD_IMAGE
-        {open}
-        {read}
-        {close}
-        {lsn}
-        head, middle, ids, tail = transaction
-        key = KEY
-        after = IMAGE
-        if old_key is None or old_key == key:
-            value = VALUE
-            deleted = None
-        else:
-            deleted = DELETED
-            value = CREATED
-    except ODD:
-        return 0
-    if deleted is None:
-        append(new(Produced, (TOPIC, key, value, HEADER)))
-        return 1
+old_key = None
+before = b"null"
+if HAS_OLD:
+    {open_old}
+    {read_old}
+    old_key = OLD_KEY
+    before = OLD_IMAGE
+{open}
+{read}
+{close}
+{lsn}
+key = KEY
+after = IMAGE
+if old_key is None or old_key == key:
+    value = VALUE
+    deleted = None
+else:
+    deleted = DELETED
+    value = CREATED
+"""
+_UPDATED: Final = """
+if deleted is None:
+    append(new(Produced, (TOPIC, key, value, HEADER)))
+else:
     append(new(Produced, (TOPIC, old_key, deleted, DELETE_HEADER)))
     append(new(Produced, (TOPIC, old_key, None, TOMBSTONE_HEADER)))
     version += 1
     append(new(Produced, (TOPIC, key, value, CREATE_HEADER)))
-    return 2
 """
 
 _DELETE: Final = """
-def delete(append, m, i, transaction, version, ordinal):
-    try:
-        {open_old}
-        {read_old}
-        {close}
-        {lsn}
-        head, middle, ids, tail = transaction
-        key = OLD_KEY
-        before = OLD_IMAGE
-        value = VALUE
-    except ODD:
-        return 0
-    append(new(Produced, (TOPIC, key, value, HEADER)))
-    append(new(Produced, (TOPIC, key, None, TOMBSTONE_HEADER)))
-    return 1
+{open_old}
+{read_old}
+{close}
+{lsn}
+key = OLD_KEY
+before = OLD_IMAGE
+value = VALUE
+"""
+_DELETED: Final = """
+append(new(Produced, (TOPIC, key, value, HEADER)))
+append(new(Produced, (TOPIC, key, None, TOMBSTONE_HEADER)))
 """
 
 _READ: Final = """
@@ -190,55 +236,18 @@ def compile_table(
     them. `not_null` names the NOT NULL columns: the debezium profile fabricates defaults for them, and a null in one,
     allowed a moment ago, takes the plain way.
     """
-    if not set(schema.key) <= set(old_columns):
-        raise ValueError(f"the key of {schema.topic} is not part of the old image")
     code = _Code(schema, wire, not_null)
-    read, read_old = code.read("c"), code.read("o", old_columns)
-    image, old_image = code.image("c"), code.image("o", old_columns, not_null)
-    deleted = code.envelope(Operation.DELETE, before=True, after=False)
-    insert = _fill(
-        _INSERT,
-        {"open": wire.open, "read": read, "close": wire.close, "lsn": wire.lsn},
-        KEY=code.key("c"),
-        IMAGE=image,
-        VALUE=code.envelope(Operation.CREATE, before=False, after=True),
-        HEADER=code.header(Operation.CREATE, 0, len(BEFORE + b"null" + AFTER)),
-    )
-    update = _fill(
-        _UPDATE,
-        {
-            "open": wire.open,
-            "read": read,
-            "open_old": wire.open_old,
-            "read_old": read_old,
-            "close": wire.close,
-            "lsn": wire.lsn,
-        },
-        HAS_OLD=wire.has_old,
-        OLD_KEY=code.key("o"),
-        OLD_IMAGE=old_image,
-        KEY=code.key("c"),
-        IMAGE=image,
-        VALUE=code.envelope(Operation.UPDATE, before=True, after=True),
-        DELETED=deleted,
-        CREATED=code.envelope(Operation.CREATE, before=False, after=True),
-        HEADER=code.header(Operation.UPDATE, 0, f"{len(BEFORE + AFTER)} + len(before)"),
-        DELETE_HEADER=code.header(Operation.DELETE, KEY_CHANGE, None),
-        TOMBSTONE_HEADER=code.header(Operation.DELETE, KEY_CHANGE | TOMBSTONE, None),
-        CREATE_HEADER=code.header(Operation.CREATE, KEY_CHANGE, len(BEFORE + b"null" + AFTER)),
-    )
-    delete = _fill(
-        _DELETE,
-        {"open_old": wire.open_old, "read_old": read_old, "close": wire.close, "lsn": wire.lsn},
-        OLD_KEY=code.key("o"),
-        OLD_IMAGE=old_image,
-        VALUE=deleted,
-        HEADER=code.header(Operation.DELETE, 0, None),
-        TOMBSTONE_HEADER=code.header(Operation.DELETE, TOMBSTONE, None),
-    )
-    source = f"{insert}\n\n\n{update}\n\n\n{delete}\n"
+    source = code.functions(_ROW, old_columns)
     compiled = code.compile(source)
     return CompiledTable(compiled["insert"], compiled["update"], compiled["delete"], source)
+
+
+def compile_rows(schema: TableSchema, wire: Wire, not_null: Collection[str] = ()) -> CompiledRows:
+    """The functions that turn a table's rows into records where a message has many of them, with complete images."""
+    code = _Code(schema, wire, not_null)
+    source = code.functions(_ROWS, [column.name for column in schema.columns])
+    compiled = code.compile(source)
+    return CompiledRows(compiled["insert"], compiled["update"], compiled["delete"], source)
 
 
 def compile_read(schema: TableSchema, wire: Wire) -> CompiledRead:
@@ -263,11 +272,17 @@ class _Code:
         self._schema = schema
         self._wire = wire
         self._key = {name: schema.columns.index(schema.by_name[name]) for name in schema.key}
+        self._not_null = not_null
+        self._native = [wire.fragment(column.type, f"c{i}") for i, column in enumerate(schema.columns)]
         self._rendering = [rendering(column.type, schema.profile, f"c{i}") for i, column in enumerate(schema.columns)]
+        self._numbers = [
+            native.number and rendered.expression == "v"
+            for native, rendered in zip(self._native, self._rendering, strict=True)
+        ]
         never_null = {*schema.key, *not_null}
         self._bare = [
-            fragment.quoted and column.name in never_null
-            for column, fragment in zip(schema.columns, self._rendering, strict=True)
+            (fragment.quoted or number) and column.name in never_null
+            for column, fragment, number in zip(schema.columns, self._rendering, self._numbers, strict=True)
         ]
         self._names: dict[str, object] = {
             **wire.names,
@@ -280,13 +295,71 @@ class _Code:
             "SCHEMA": schema.id,
         }
 
+    def functions(self, frame: str, old_columns: Collection[str]) -> str:
+        """The source of ``insert``, ``update`` and ``delete``."""
+        if not set(self._schema.key) <= set(old_columns):
+            raise ValueError(f"the key of {self._schema.topic} is not part of the old image")
+        wire = self._wire
+        lines = {"open": wire.open, "open_old": wire.open_old, "close": wire.close, "lsn": wire.lsn}
+        lines |= {"read": self.read("c"), "read_old": self.read("o", old_columns)}
+        new = {"KEY": self.key("c"), "IMAGE": self.image("c")}
+        old = {"OLD_KEY": self.key("o"), "OLD_IMAGE": self.image("o", old_columns, self._not_null)}
+        deleted = self.envelope(Operation.DELETE, before=True, after=False)
+        created = self.envelope(Operation.CREATE, before=False, after=True)
+        created_at = len(BEFORE + b"null" + AFTER)
+        insert = self._function(
+            frame,
+            "insert",
+            _fill(_INSERT, lines, **new, VALUE=created),
+            _fill(_INSERTED, {}, HEADER=self.header(Operation.CREATE, 0, created_at)),
+            "1",
+        )
+        update = self._function(
+            frame,
+            "update",
+            _fill(
+                _UPDATE,
+                lines,
+                **new,
+                **old,
+                HAS_OLD=wire.has_old,
+                VALUE=self.envelope(Operation.UPDATE, before=True, after=True),
+                DELETED=deleted,
+                CREATED=created,
+            ),
+            _fill(
+                _UPDATED,
+                {},
+                HEADER=self.header(Operation.UPDATE, 0, f"{len(BEFORE + AFTER)} + len(before)"),
+                DELETE_HEADER=self.header(Operation.DELETE, KEY_CHANGE, None),
+                TOMBSTONE_HEADER=self.header(Operation.DELETE, KEY_CHANGE | TOMBSTONE, None),
+                CREATE_HEADER=self.header(Operation.CREATE, KEY_CHANGE, created_at),
+            ),
+            "1 if deleted is None else 2",
+        )
+        delete = self._function(
+            frame,
+            "delete",
+            _fill(_DELETE, lines, **old, VALUE=deleted),
+            _fill(
+                _DELETED,
+                {},
+                HEADER=self.header(Operation.DELETE, 0, None),
+                TOMBSTONE_HEADER=self.header(Operation.DELETE, TOMBSTONE, None),
+            ),
+            "1",
+        )
+        return f"{insert}\n\n\n{update}\n\n\n{delete}\n"
+
+    def _function(self, frame: str, name: str, make: str, append: str, used: str) -> str:
+        return _fill(frame, {"make": make, "append": append}, NAME=name, USED=used)
+
     def read(self, prefix: str, sent: Collection[str] | None = None) -> str:
         """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns."""
         return "\n".join(
             _fill(
-                self._wire.value,
+                self._wire.value(index),
                 {"value": self._value(index, column, prefix), "null": self._null(index, prefix)},
-                INDEX=str(index),
             )
             if sent is None or column.name in sent
             else self._wire.skip.strip("\n")
@@ -295,12 +368,15 @@ class _Code:
 
     def _value(self, index: int, column: Column, prefix: str) -> str:
         """Statements that render ``v``, and once more as it stands in the key where that differs (``{prefix}k0``)."""
-        name = f"c{index}"
-        native = self._use(self._wire.fragment(column.type, name))
+        native = self._use(self._native[index])
         rendered = self._use(self._rendering[index])
-        if self._rendering[index].quoted and not self._bare[index]:
-            rendered = f"b'\"%b\"' % {rendered}"
         lines = [] if native == "v" else [f"v = {native}"]
+        if self._numbers[index]:
+            rendered = "v" if self._bare[index] else 'b"%d" % v'
+        elif self._native[index].number:
+            lines.append('v = b"%d" % v')
+        elif self._rendering[index].quoted and not self._bare[index]:
+            rendered = f"b'\"%b\"' % {rendered}"
         lines.append(f"{prefix}{index} = {rendered}")
         form = key_form(column) if index in self._key.values() else None
         if form is not None:
@@ -315,7 +391,9 @@ class _Code:
     def _member(self, index: int) -> bytes:
         """A column's part of a template."""
         name = _escape(dumps(self._schema.columns[index].name))
-        return name + (b':"%b"' if self._bare[index] else b":%b")
+        if not self._bare[index]:
+            return name + b":%b"
+        return name + (b":%d" if self._numbers[index] else b':"%b"')
 
     def _use(self, fragment: Fragment) -> str:
         self._names.update(fragment.names)
@@ -342,14 +420,20 @@ class _Code:
 
     def envelope(self, operation: Operation, *, before: bool, after: bool) -> str:
         """The expression of a record's value, from ``before``, ``after``, ``lsn`` and the transaction's parts."""
+        block = self._wire.block
         images = BEFORE + (b"%b" if before else b"null") + AFTER + (b"%b" if after else b"null") + b","
-        source = _STREAMED % (_escape(table_part(self._schema)), _escape(operation_part(operation)))
-        values = ["before"] * before + ["after"] * after + ["head", "lsn", "middle", "ids", "lsn", "tail"]
-        return _format(images + source, values)
+        sequence = b"%b%b%b" if block.sequence else b"%b"
+        table = _escape(table_part(self._schema, block))
+        end = _escape(operation_part(operation, block))
+        values = ["before"] * before + ["after"] * after + ["head"] + ["lsn", "middle"] * block.sequence
+        values += ["ids", *self._wire.place, "tail"]
+        return _format(images + sequence + table + b"%b" + block.place + end + b"%b", values)
 
     def source(self, operation: Operation) -> str:
         """The expression of what follows the images where it is the same for all rows: they have no LSN."""
-        template = b"%b" + _escape(table_part(self._schema)) + b"%b" + _escape(operation_part(operation)) + b"%b"
+        block = self._wire.block
+        table, end = _escape(table_part(self._schema, block)), _escape(operation_part(operation, block))
+        template = b"%b" + table + b"%b" + end + b"%b"
         return _format(template, ["head", "ids", "tail"])
 
     def header(self, operation: Operation, flags: int, start: int | str | None) -> str:
@@ -362,10 +446,6 @@ class _Code:
         namespace = dict(self._names)
         exec(compile(source, f"<generated for {self._schema.topic}>", "exec"), namespace)  # noqa: S102 - our own text
         return namespace
-
-
-_STREAMED: Final = b"%%b%%b%%b%b%%b%%b%b%%b"
-"""Head, LSN, middle, the table, ids, LSN, the operation, tail: see :class:`cdc.formats.envelope.TransactionParts`."""
 
 
 def _escape(static: bytes) -> bytes:

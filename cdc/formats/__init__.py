@@ -26,5 +26,7 @@ class Fragment:
 
     expression: str
     names: Mapping[str, object] = field(default_factory=dict)
+    number: bool = False
+    """The result is an ``int``, not its text: where nothing else is made of it, the row's template prints it."""
     quoted: bool = False
     """The result lacks the quotes around it: where a column is never null, they are part of the row's template."""

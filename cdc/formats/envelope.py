@@ -39,6 +39,23 @@ class TransactionParts(NamedTuple):
     tail: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SourceBlock:
+    """What one kind of database has in its ``source`` block that others have not."""
+
+    schema: str = "schema"
+    """The member that names the table's schema."""
+    sequence: bool = True
+    """Whether the row's place also stands in ``sequence``, between `head` and `middle`."""
+    place: bytes = b"%b"
+    """The template of the row's place in generated code."""
+    end: bytes = b',"xmin":null'
+    """Members after the row's place."""
+
+
+POSTGRESQL: Final = SourceBlock()
+
+
 class Envelope:
     """What the ``source`` block says of one source: `connector` (``postgresql``), its `name`, its `database`."""
 
@@ -60,29 +77,30 @@ class Envelope:
             b'%b%d%b[%b,\\"' % (self._begin, commit_time // 1000, self._streamed, last),
             b'\\"]","ts_us":%d,"ts_ns":%d,' % (commit_time, commit_time * 1000),
             b'"txId":%d,"lsn":' % xid,
-            _processed(now),
+            processed(now),
         )
 
     def reading(self, read_time: int, now: int) -> TransactionParts:
         """The parts for rows that a snapshot read at `read_time` (µs since 1970)."""
         times = b'"ts_us":%d,"ts_ns":%d,' % (read_time, read_time * 1000)
         head = b"%b%d%b%b" % (self._begin, read_time // 1000, self._read, times)
-        return TransactionParts(head, b"", b'"txId":null,"lsn":null', _processed(now))
+        return TransactionParts(head, b"", b'"txId":null,"lsn":null', processed(now))
 
 
-def _processed(now: int) -> bytes:
+def processed(now: int) -> bytes:
+    """The end of the envelope: `now` is ns since 1970."""
     return b'"ts_ms":%d,"ts_us":%d,"ts_ns":%d}' % (now // 1_000_000, now // 1000, now)
 
 
-def table_part(schema: TableSchema) -> bytes:
+def table_part(schema: TableSchema, block: SourceBlock) -> bytes:
     """The part of ``source`` that names the table."""
-    return b'"schema":%b,"table":%b,' % (dumps(schema.schema), dumps(schema.table))
+    return b'%b:%b,"table":%b,' % (dumps(block.schema), dumps(schema.schema), dumps(schema.table))
 
 
-def operation_part(operation: Operation, unchanged: Sequence[str] = ()) -> bytes:
+def operation_part(operation: Operation, block: SourceBlock, unchanged: Sequence[str] = ()) -> bytes:
     """From the end of ``source`` to the operation. `unchanged` names columns that the source did not send."""
     listed = b',"unchanged":%b' % dumps(unchanged) if unchanged else b""
-    return b',"xmin":null%b},"transaction":null,"op":"%b",' % (listed, operation.encode())
+    return b'%b%b},"transaction":null,"op":"%b",' % (block.end, listed, operation.encode())
 
 
 def absent(column: Column, profile: str, not_null: Collection[str], old: bool) -> bytes | None:
@@ -103,20 +121,22 @@ def plain_records(
     before: Sequence[Value] | None,
     after: Sequence[Value] | None,
     transaction: TransactionParts,
-    lsn: int | None,
+    lsn: int | bytes | None,
     version: int,
     ordinal: int,
     not_null: Collection[str] = (),
+    block: SourceBlock = POSTGRESQL,
 ) -> list[Produced]:
     """The records of one row event: canonical values in the order of the schema, UNCHANGED where nothing was sent.
 
     A delete is followed by its tombstone; an update that changes the key is a delete with its tombstone and a create,
-    which take `version` and ``version + 1``. `lsn` is None for a row that a snapshot read. `not_null` names the NOT
-    NULL columns, for the defaults that the debezium profile fabricates.
+    which take `version` and ``version + 1``. `lsn` is the row's place as the `block` has it, None for a row that a
+    snapshot read. `not_null` names the NOT NULL columns, for the defaults that the debezium profile fabricates.
 
     Raises DecodeError when a key column is null or was not sent.
     """
-    records = _Records(schema, transaction, lsn, ordinal, not_null)
+    place = b"" if lsn is None else lsn if isinstance(lsn, bytes) else b"%d" % lsn
+    records = _Records(schema, transaction, place, ordinal, not_null, block)
     if operation is Operation.DELETE:
         return records.delete(before, version, 0)
     old_key = None if before is None else records.key(before, or_none=True)
@@ -132,9 +152,10 @@ class _Records:
 
     schema: TableSchema
     transaction: TransactionParts
-    lsn: int | None
+    place: bytes
     ordinal: int
     not_null: Collection[str]
+    block: SourceBlock
 
     def key(self, values: Sequence[Value], or_none: bool = False) -> bytes | None:
         members = []
@@ -178,9 +199,11 @@ class _Records:
         beginning = BEFORE + self.image(before, old=True) + AFTER
         columns = self.schema.columns
         unchanged = [c.name for c, value in zip(columns, after or (), strict=False) if value is UNCHANGED]
-        lsn = b"" if self.lsn is None else b"%d" % self.lsn
         head, middle, ids, tail = self.transaction
-        rest = (b",", head, lsn, middle, table_part(self.schema), ids, lsn, operation_part(operation, unchanged), tail)
+        sequence = self.place if self.block.sequence else b""
+        table = table_part(self.schema, self.block)
+        end = operation_part(operation, self.block, unchanged)
+        rest = (b",", head, sequence, middle, table, ids, self.place, end, tail)
         place = (len(beginning), len(image)) if after is not None else (0, 0)
         header = pack_header(
             LAYOUT,

@@ -58,7 +58,7 @@ def compile_relation(relation: Relation, schema: TableSchema, not_null: Collecti
     wire = Wire(
         fragment,
         open=_OPEN.format(begin=b"N" + count),
-        value=_VALUE,
+        value=lambda _: _VALUE,
         close=_CLOSE,
         open_old=_OPEN.format(begin=old_kind + count),
         skip=_SKIP,
@@ -132,7 +132,7 @@ def compile_copy(schema: TableSchema) -> CompiledRead:
     wire = Wire(
         fragment,
         open=_COPY_OPEN.format(count=len(schema.columns)),
-        value=_COPY_VALUE,
+        value=lambda index: _COPY_VALUE.replace("INDEX", str(index)),
         names={"unescape": unescape},
     )
     return compile_read(schema, wire)
