@@ -14,7 +14,8 @@ kind                                                      canonical value
 ``bytes``                                                 ``bytes``
 ``date time timetz timestamp timestamptz``                ``str``, ISO 8601 (``2026-01-31``, ``12:00:00.5``,
                                                           ``2026-01-31T12:00:00.5``, ``…Z``); ``infinity``,
-                                                          ``-infinity`` and a trailing `` BC`` as PostgreSQL has them
+                                                          ``-infinity`` and a trailing `` BC`` as PostgreSQL has them,
+                                                          ``0000-00-00``, ``2024-00-00``, ``-838:59:59`` as MySQL has
 ``array``                                                 ``list`` of canonical values or ``None``, nested per dimension
 ========================================================  =====================================================
 

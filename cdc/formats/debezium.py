@@ -6,7 +6,8 @@ Where Debezium cannot represent a value, or loses it, we choose:
   ``POSITIVE_INFINITY``, ``NEGATIVE_INFINITY``), none of which can be mistaken for base64;
 - a column that could not be filled, of a type for which Debezium has no placeholder: the placeholder as a string.
 
-Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone.
+Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone. Dates that
+are none (MySQL's ``0000-00-00``) are null, also where Debezium would put the column's default.
 """
 
 from __future__ import annotations
@@ -103,17 +104,20 @@ def _year_and_era(year: int) -> tuple[int, str]:
 
 
 @lru_cache(4096)
-def _days(v: bytes) -> int:
+def _days(v: bytes) -> int | None:
     if v in _SPECIAL_DATES:
         return _SPECIAL_DATES[v]
     text, _, era = v.partition(b" ")
     year, month, day = map(int, text.split(b"-"))
-    return _days_from_civil(1 - year if era else year, month, day)
+    civil = (1 - year if era else year, month, day)
+    days = _days_from_civil(*civil)
+    return days if _civil_from_days(days) == civil else None
 
 
 def date(v: bytes) -> bytes:
-    """Days since 1970-01-01."""
-    return b"%d" % _days(v)
+    """Days since 1970-01-01; null for a date that is none (``0000-00-00``, ``2023-02-30``)."""
+    days = _days(v)
+    return b"null" if days is None else b"%d" % days
 
 
 def load_date(days: int) -> str:
@@ -126,12 +130,19 @@ def load_date(days: int) -> str:
 
 
 def _time(v: bytes) -> int:
-    """Microseconds of ``HH:MM:SS[.ffffff]``."""
+    """Microseconds of ``HH:MM:SS[.ffffff]``; MySQL's may be negative, and have more than a day."""
+    if v[:1] == b"-":
+        return -_time(v[1:])
+    if v[2:3] != b":":
+        hours, _, rest = v.partition(b":")
+        return int(hours) * 3_600_000_000 + _time(b"00:" + rest)
     fraction = int(v[9:].ljust(6, b"0")) if len(v) > 8 else 0
     return (int(v[:2]) * 3600 + int(v[3:5]) * 60 + int(v[6:8])) * 1_000_000 + fraction
 
 
 def _time_text(microseconds: int) -> str:
+    if microseconds < 0:
+        return f"-{_time_text(-microseconds)}"
     seconds, fraction = divmod(microseconds, 1_000_000)
     text = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     return f"{text}.{fraction:06}".rstrip("0") if fraction else text
@@ -173,22 +184,25 @@ def load_timetz(rendered: str) -> str:
     return rendered.replace("Z", "+00")
 
 
-def _timestamp(v: bytes) -> int:
-    """Microseconds since 1970 of ``YYYY-MM-DDTHH:MM:SS[.f][ BC]``."""
+def _timestamp(v: bytes, unit: int) -> bytes:
+    """Units of so many microseconds since 1970 of ``YYYY-MM-DDTHH:MM:SS[.f][ BC]``."""
+    if v in _SPECIAL_TIMESTAMPS:
+        return b"%d" % _SPECIAL_TIMESTAMPS[v]
     day, _, moment = v.partition(b"T")
     if moment[-2:] == b"BC":
-        return _days(day + b" BC") * _DAY + _time(moment[:-3])
-    return _days(day) * _DAY + _time(moment)
+        day, moment = day + b" BC", moment[:-3]
+    days = _days(day)
+    return b"null" if days is None else b"%d" % ((days * _DAY + _time(moment)) // unit)
 
 
 def timestamp_milliseconds(v: bytes) -> bytes:
-    """Milliseconds since 1970, for a precision up to 3."""
-    return b"%d" % (_SPECIAL_TIMESTAMPS[v] if v in _SPECIAL_TIMESTAMPS else _timestamp(v) // 1000)
+    """Milliseconds since 1970, for a precision up to 3; null as :func:`date`."""
+    return _timestamp(v, 1000)
 
 
 def timestamp_microseconds(v: bytes) -> bytes:
-    """Microseconds since 1970."""
-    return b"%d" % (_SPECIAL_TIMESTAMPS[v] if v in _SPECIAL_TIMESTAMPS else _timestamp(v))
+    """Microseconds since 1970; null as :func:`date`."""
+    return _timestamp(v, 1)
 
 
 def load_timestamp(number: int, precision: int | None) -> str:
@@ -205,6 +219,8 @@ def timestamptz(v: bytes, precision: int) -> bytes:
     """ISO 8601 in UTC, the fraction padded to `precision` digits, years as Java prints them."""
     if v in _SPECIAL_TIMESTAMPS:
         return b'"%b"' % v
+    if v.startswith(b"0000-00-00"):  # MySQL's zero
+        return b"null"
     day, _, moment = v.partition(b"T")
     moment, _, era = moment.partition(b"Z")
     if era:
@@ -229,6 +245,20 @@ def load_timestamptz(rendered: str) -> str:
     year, month, day_of_month = day.rsplit("-", 2)
     number, era = _year_and_era(int(year))
     return f"{number:04}-{month}-{day_of_month}T{moment}Z{era}"
+
+
+_WRAP: Final = 1 << 64
+
+
+def unsigned(v: bytes) -> bytes:
+    """An unsigned number of 64 bits as a signed one, which wraps."""
+    number = int(v)
+    return b"%d" % (number - _WRAP if number >= _WRAP // 2 else number)
+
+
+def load_unsigned(number: int) -> int:
+    """The reverse of :func:`unsigned`."""
+    return number + _WRAP if number < 0 else number
 
 
 def _in_milliseconds(precision: int | None) -> bool:

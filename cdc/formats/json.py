@@ -64,6 +64,8 @@ def _debezium(type_: LogicalType) -> Callable[[bytes], bytes] | None:
     """How the debezium profile renders a type's canonical text; None where it does as ``readable`` does."""
     coarse = type_.precision is not None and type_.precision <= 3
     match type_.kind:
+        case Kind.UINT64:
+            return debezium.unsigned
         case Kind.DECIMAL:
             scale = type_.scale
             return debezium.variable_decimal if scale is None else lambda v: debezium.decimal(v, scale)
@@ -99,7 +101,8 @@ def render(type_: LogicalType, profile: str, value: Value) -> bytes:
     if isinstance(value, bool):
         return b"true" if value else b"false"
     if isinstance(value, int):
-        return b"%d" % value
+        number = b"%d" % value
+        return debezium.unsigned(number) if profile == "debezium" and type_.kind is Kind.UINT64 else number
     if isinstance(value, bytes):
         return dumps(b2a_base64(value, newline=False).decode())
     if not isinstance(value, str):
@@ -217,6 +220,8 @@ def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
     if profile != "debezium":
         return None
     match kind:
+        case Kind.UINT64:
+            return debezium.load_unsigned
         case Kind.DECIMAL:
             return lambda value: debezium.load_decimal(value, type_.scale)
         case Kind.DATE:

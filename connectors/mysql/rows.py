@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
@@ -12,7 +11,7 @@ from connectors.mysql import binary_json
 from connectors.mysql.cursor import Cursor
 from connectors.mysql.events import Rows
 from connectors.mysql.tablemap import ColumnType, MapColumn, TableMap
-from connectors.mysql.values import column_type, reader
+from connectors.mysql.values import ODD, column_type, layout, read
 from schemas.table import Column
 
 Row = tuple[Operation, list[Value] | None, list[Value] | None]
@@ -86,13 +85,13 @@ def _image(
             values.append(_changed(column, cursor, documents.get(i)))
         else:
             begin = cursor.place
-            values.append(_cached_reader(column, declared.get(column.name, ""))(cursor))
+            values.append(read(column, _layout(column, declared.get(column.name, "")), cursor))
             if column.type is ColumnType.JSON:
                 documents.setdefault(i, cursor.content[begin + column.size : cursor.place])
     return values
 
 
-_cached_reader = lru_cache(4096)(reader)
+_layout = lru_cache(4096)(layout)
 
 
 def _changed(column: MapColumn, cursor: Cursor, document: bytes | None) -> Value:
@@ -103,5 +102,5 @@ def _changed(column: MapColumn, cursor: Cursor, document: bytes | None) -> Value
     try:
         tree = binary_json.parse(document)
         return binary_json.text(binary_json.apply(tree, binary_json.parse_differences(content)))
-    except (ValueError, LookupError, struct.error) as error:
+    except ODD as error:
         raise cursor.error(f"column {column.name}: not differences of its JSON document") from error

@@ -1,6 +1,6 @@
 """A value's bytes in a row, to its canonical value; and the logical type of a column.
 
-This is the plain way: one small reader for each type. :mod:`connectors.mysql.fragments` has the same as code for the
+This is the plain way: one small function for each type. :mod:`connectors.mysql.wire` has the same as code for the
 generator, and a property test holds them equal.
 
 Types, where it is not obvious: every integer has the smallest signed kind that holds it (``bigint unsigned``:
@@ -18,10 +18,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from itertools import takewhile
 from typing import Final
 from uuid import UUID
 
+from cdc.errors import DecodeError
 from cdc.event import Value
 from connectors.mysql import binary_json
 from connectors.mysql.charsets import BINARY, charset
@@ -31,8 +34,6 @@ from connectors.mysql.numbers import decimal_size, decimal_text, double_text, fl
 from connectors.mysql.tablemap import ColumnType, MapColumn
 from connectors.mysql.temporal import FRACTION_BYTES, date_text, datetime_text, time_text, timestamp_text
 from schemas.types import Kind, LogicalType
-
-Reader = Callable[[Cursor], Value]
 
 INTEGERS: Final = {
     ColumnType.TINY: (1, "tinyint", Kind.INT16, Kind.INT16),
@@ -120,63 +121,68 @@ def _string_type(column: MapColumn) -> tuple[LogicalType, str]:
     return LogicalType(Kind.STRING), f"{varying}char({size // charset(column.collation).width}){compressed}"
 
 
-def reader(column: MapColumn, declared: str = "") -> Reader:
-    """The function that reads a value of a column from a row. It raises DecodeError, whatever the bytes.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a value lies in a row: `size` bytes, or after a length of `prefix` bytes; and what these bytes mean.
 
-    Raises DecodeError itself when the column is one that cannot be.
+    `convert` raises ValueError, LookupError, struct.error or DecodeError where they are no value.
     """
-    read = _reader(column, declared_type(column, declared))
 
-    def checked(c: Cursor) -> Value:
-        try:
-            return read(c)
-        except (ValueError, LookupError, struct.error, OverflowError) as error:
-            raise c.error(f"column {column.name}: not a value of {column_type(column)[1][:40]}") from error
-
-    return checked
+    size: int
+    prefix: int
+    convert: Callable[[bytes], Value]
 
 
-def _reader(column: MapColumn, declared: str) -> Reader:
+ODD: Final = (ValueError, LookupError, struct.error, DecodeError)
+"""What :attr:`Layout.convert` may raise."""
+
+
+def read(column: MapColumn, layout: Layout, c: Cursor) -> Value:
+    """The value that begins at `c`. Raises DecodeError, whatever the bytes."""
+    content = c.take(c.integer(layout.prefix) if layout.prefix else layout.size)
+    try:
+        return layout.convert(content)
+    except ODD as error:
+        raise c.error(f"column {column.name}: not a value of {column_type(column)[1][:40]}") from error
+
+
+def layout(column: MapColumn, declared: str = "") -> Layout:
+    """How values of a column lie in a row. Raises DecodeError when it is a column that cannot be."""
     type_ = column.type
     if type_ in INTEGERS:
         size, signed = INTEGERS[type_][0], not column.unsigned
-        return lambda c: c.integer(size, signed)
-    if declared:
-        return _declared(column, declared)
+        return Layout(size, 0, lambda v: int.from_bytes(v, "little", signed=signed))
+    if declared_type(column, declared):
+        return Layout(0, length_size(column), lambda v: declared_text(declared, _padded(v, column.size)))
     match type_:
         case ColumnType.FLOAT:
-            return lambda c: float_text(struct.unpack("<f", c.take(4))[0])
+            return Layout(4, 0, lambda v: float_text(struct.unpack("<f", v)[0]))
         case ColumnType.DOUBLE:
-            return lambda c: double_text(struct.unpack("<d", c.take(8))[0])
+            return Layout(8, 0, lambda v: double_text(struct.unpack("<d", v)[0]))
         case ColumnType.NEWDECIMAL:
             precision, scale = column.size, column.scale
-            return lambda c: decimal_text(c.take(decimal_size(precision, scale)), precision, scale)
+            return Layout(decimal_size(precision, scale), 0, lambda v: decimal_text(v, precision, scale))
         case ColumnType.YEAR:
-            return lambda c: _year(c.integer(1))
+            return Layout(1, 0, lambda v: 1900 + v[0] if v[0] else 0)
         case ColumnType.DATE:
-            return _date
+            return Layout(3, 0, _date)
         case ColumnType.TIME:
-            return _old_time
+            return Layout(3, 0, _old_time)
         case ColumnType.DATETIME:
-            return _old_datetime
+            return Layout(8, 0, _old_datetime)
         case ColumnType.TIMESTAMP:
-            return lambda c: timestamp_text(c.integer(4))
+            return Layout(4, 0, lambda v: timestamp_text(int.from_bytes(v, "little")))
         case ColumnType.TIME2 | ColumnType.DATETIME2 | ColumnType.TIMESTAMP2:
             return _fractional(column)
         case ColumnType.BIT:
-            return _bit(column)
+            return Layout(column.size, 0, lambda v: _bit(v, _bits(column)))
         case ColumnType.ENUM | ColumnType.SET:
             return _enumerated(column)
         case ColumnType.JSON:
-            return lambda c: binary_json.text(binary_json.parse(_counted(c, column.size)))
+            return Layout(0, column.size, lambda v: binary_json.text(binary_json.parse(v)))
         case ColumnType.VECTOR:
-            return lambda c: _vector(_counted(c, column.size))
+            return Layout(0, column.size, _vector)
     return _string(column)
-
-
-def _counted(c: Cursor, size: int) -> bytes:
-    """Bytes after a length of `size` bytes."""
-    return c.take(c.integer(size))
 
 
 def length_size(column: MapColumn) -> int:
@@ -186,18 +192,27 @@ def length_size(column: MapColumn) -> int:
     return column.size
 
 
-def _string(column: MapColumn) -> Reader:
-    size = length_size(column)
+def _string(column: MapColumn) -> Layout:
+    prefix = length_size(column)
+    if not 1 <= prefix <= 4:
+        raise DecodeError(f"column {column.name}: a length of {prefix} bytes")
     decode = charset(column.collation).decode if is_text(column) else None
     if column.type in (ColumnType.VARCHAR_COMPRESSED, ColumnType.BLOB_COMPRESSED):
-        return lambda c: _text(uncompressed(_counted(c, size)), decode)
+        return Layout(0, prefix, lambda v: _text(uncompressed(v), decode))
     if column.type is ColumnType.STRING and decode is None:
-        return lambda c: _counted(c, size).ljust(column.size, b"\0")  # trailing zeros are not sent
-    return lambda c: _text(_counted(c, size), decode)
+        return Layout(0, prefix, lambda v: _padded(v, column.size))
+    return Layout(0, prefix, lambda v: _text(v, decode))
 
 
 def _text(content: bytes, decode: Callable[[bytes], str] | None) -> Value:
     return content if decode is None else decode(content)
+
+
+def _padded(content: bytes, size: int) -> bytes:
+    """The zeros at the end of BINARY are not sent."""
+    if len(content) > size:
+        raise ValueError
+    return content.ljust(size, b"\0")
 
 
 def uncompressed(content: bytes) -> bytes:
@@ -214,16 +229,6 @@ def uncompressed(content: bytes) -> bytes:
     return inflate(cursor, length, -zlib.MAX_WBITS if first & 8 else zlib.MAX_WBITS)
 
 
-def _declared(column: MapColumn, declared: str) -> Reader:
-    def read(c: Cursor) -> Value:
-        content = _counted(c, length_size(column)).ljust(column.size, b"\0")
-        if len(content) != column.size:
-            raise ValueError
-        return declared_text(declared, content)
-
-    return read
-
-
 def declared_text(declared: str, content: bytes) -> str:
     """The text of one of MariaDB's types that the binlog has as bytes."""
     if declared == "inet4":
@@ -236,86 +241,89 @@ def declared_text(declared: str, content: bytes) -> str:
 
 
 def _inet6(content: bytes) -> str:
-    address = IPv6Address(content)
-    mapped = address.ipv4_mapped
-    return f"::ffff:{mapped}" if mapped is not None else str(address)
+    """As the server prints it: the first of the longest gaps is left out, also one of a single zero."""
+    words = struct.unpack(">8H", content)
+    gaps = [(sum(1 for _ in takewhile(lambda word: word == 0, words[i:])), -i) for i in range(8)]
+    length, start = max(gaps)
+    if not length:
+        return ":".join(f"{word:x}" for word in words)
+    before, after = words[:-start], words[-start + length :]
+    if not before and (length == 6 or (length == 5 and after[0] == 0xFFFF)):
+        return f"::{'ffff:' * (length == 5)}{IPv4Address(content[12:])}"
+    return ":".join(f"{word:x}" for word in before) + "::" + ":".join(f"{word:x}" for word in after)
 
 
-def _year(byte: int) -> int:
-    return 1900 + byte if byte else 0
-
-
-def _date(c: Cursor) -> Value:
-    packed = c.integer(3)
+def _date(v: bytes) -> str:
+    packed = int.from_bytes(v, "little")
     return date_text(packed >> 9, packed >> 5 & 15, packed & 31)
 
 
-def _old_time(c: Cursor) -> Value:
-    number = c.integer(3, signed=True)
+def _old_time(v: bytes) -> str:
+    number = int.from_bytes(v, "little", signed=True)
     hours, rest = divmod(abs(number), 10_000)
     minutes, seconds = divmod(rest, 100)
-    if minutes > 59:
+    if minutes > 59 or seconds > 59:
         raise ValueError
-    return time_text(hours << 12 | minutes << 6 | min(seconds, 63), negative=number < 0)
+    return time_text(hours << 12 | minutes << 6 | seconds, negative=number < 0)
 
 
-def _old_datetime(c: Cursor) -> Value:
-    day, moment = divmod(c.integer(8), 1_000_000)
+def _old_datetime(v: bytes) -> str:
+    day, moment = divmod(int.from_bytes(v, "little"), 1_000_000)
     hour, minute, second = moment // 10_000, moment // 100 % 100, moment % 100
-    if minute > 59 or second > 59 or day % 100 > 31 or day // 100 % 100 > 12 or day > 99991231:
+    if hour > 23 or minute > 59 or second > 59 or day % 100 > 31 or day // 100 % 100 > 12:
         raise ValueError
     packed_day = (day // 10_000 * 13 + day // 100 % 100) << 5 | day % 100
     return datetime_text(packed_day << 17 | hour << 12 | minute << 6 | second)
 
 
-def _fractional(column: MapColumn) -> Reader:
+def _fractional(column: MapColumn) -> Layout:
     if column.size > 6:
-        raise Cursor(b"", f"column {column.name}").error(f"{column.size} digits of a fraction")
+        raise DecodeError(f"column {column.name}: {column.size} digits of a fraction")
     size = FRACTION_BYTES[column.size]
 
-    def time(c: Cursor) -> Value:
-        number = c.big(3 + size) - (0x800000 << 8 * size)
+    def time(v: bytes) -> str:
+        number = int.from_bytes(v, "big") - (0x800000 << 8 * size)
         packed, fraction = divmod(abs(number), 1 << 8 * size)
         return time_text(packed, fraction, size, negative=number < 0)
 
-    def datetime(c: Cursor) -> Value:
-        packed = c.big(5) - 0x8000000000
+    def datetime(v: bytes) -> str:
+        packed = int.from_bytes(v[:5], "big") - 0x8000000000
         if packed < 0:
             raise ValueError
-        return datetime_text(packed, c.big(size), size)
+        return datetime_text(packed, int.from_bytes(v[5:], "big"), size)
 
-    def timestamp(c: Cursor) -> Value:
-        return timestamp_text(c.big(4), c.big(size), size)
+    def timestamp(v: bytes) -> str:
+        return timestamp_text(int.from_bytes(v[:4], "big"), int.from_bytes(v[4:], "big"), size)
 
-    readers = {ColumnType.TIME2: time, ColumnType.DATETIME2: datetime, ColumnType.TIMESTAMP2: timestamp}
-    return readers[column.type]
-
-
-def _bit(column: MapColumn) -> Reader:
-    def read(c: Cursor) -> Value:
-        content = c.take(column.size)
-        if int.from_bytes(content, "big") >> _bits(column):
-            raise ValueError
-        return content == b"\1" if _bits(column) == 1 else content
-
-    return read
+    match column.type:
+        case ColumnType.TIME2:
+            return Layout(3 + size, 0, time)
+        case ColumnType.DATETIME2:
+            return Layout(5 + size, 0, datetime)
+    return Layout(4 + size, 0, timestamp)
 
 
-def _enumerated(column: MapColumn) -> Reader:
+def _bit(v: bytes, bits: int) -> Value:
+    if int.from_bytes(v, "big") >> bits:
+        raise ValueError
+    return v == b"\1" if bits == 1 else v
+
+
+def _enumerated(column: MapColumn) -> Layout:
     if not 1 <= column.size <= 8:
-        raise Cursor(b"", f"column {column.name}").error(f"an enum or set of {column.size} bytes")
+        raise DecodeError(f"column {column.name}: an enum or set of {column.size} bytes")
+    members = column.members
     if column.type is ColumnType.ENUM:
-        members = ("", *column.members)
-        return lambda c: members[c.integer(column.size)]
-    return lambda c: set_text(column.members, c.integer(column.size))
+        numbered = ("", *members)
+        return Layout(column.size, 0, lambda v: numbered[int.from_bytes(v, "little")])
+    return Layout(column.size, 0, lambda v: _set(members, int.from_bytes(v, "little")))
 
 
-def set_text(members: tuple[str, ...], chosen: int) -> str:
-    """The members whose bits are set."""
+def _set(members: tuple[str, ...], chosen: int) -> str:
     if chosen >> len(members):
         raise ValueError
     return ",".join(member for i, member in enumerate(members) if chosen >> i & 1)
 
 
-def _vector(content: bytes) -> list[Value]:
-    return [float_text(number) for (number,) in struct.iter_unpack("<f", content)]
+def _vector(v: bytes) -> list[Value]:
+    return [float_text(number) for (number,) in struct.iter_unpack("<f", v)]

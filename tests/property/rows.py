@@ -59,7 +59,8 @@ floats = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: repr
 
 def fixed(scale: int) -> st.SearchStrategy[str]:
     """Numbers with exactly `scale` digits after the point."""
-    return st.integers(-(10**30), 10**30).map(lambda n: format(Decimal(n).scaleb(-scale), "f") if scale else str(n))
+    numbers = st.integers(-(10**30), 10**30).map(Decimal)
+    return numbers.map(lambda n: format(Decimal((n.as_tuple().sign, n.as_tuple().digits, -scale)), "f"))
 
 
 def cut(digits: int) -> st.SearchStrategy[str]:

@@ -231,8 +231,8 @@ documents = st.recursive(
     max_leaves=25,
 )
 big = st.one_of(
-    st.integers(3000, 9000).map(lambda n: {str(i): i for i in range(n)}),
-    st.just([[i, str(i), {"i": i * 100_000}] for i in range(7000)]),
+    st.integers(3000, 6000).map(lambda n: {str(i): i for i in range(n)}),
+    st.just([[i, str(i), {"i": i * 100_000}] for i in range(4000)]),
 )
 MYSQL: dict[str, Case] = {
     "json": (documents.map(lambda d: json.dumps(d, ensure_ascii=False)), "CAST(v AS CHAR CHARACTER SET utf8mb4)", same),
@@ -277,7 +277,7 @@ def test_types_of_mariadb(binlog: Binlog, type_: str) -> None:
 @pytest.mark.parametrize("type_", MYSQL, ids=known)
 @pytest.mark.parametrize("binlog", ["mysql"], indirect=True)
 def test_types_of_mysql(binlog: Binlog, type_: str) -> None:
-    check(binlog, type_, MYSQL[type_], examples=15 if type_ == "json" else 3)
+    check(binlog, type_, MYSQL[type_], examples=10 if type_ == "json" else 2)
 
 
 @pytest.mark.parametrize("binlog", ["mysql"], indirect=True)

@@ -1,0 +1,299 @@
+"""How rows lie in the bytes of a rows event, for the generator.
+
+A row is a bitmap of the columns that are null, then the values of the others. What is common is read here by code of
+its own; for other types the code calls what the plain way calls.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+from cdc.compile import CompiledRows, Wire, compile_rows
+from cdc.event import Value
+from cdc.formats import Fragment
+from connectors.mysql.charsets import charset
+from connectors.mysql.envelope import BLOCK
+from connectors.mysql.numbers import decimal_size, double_text, groups
+from connectors.mysql.tablemap import ColumnType, MapColumn, TableMap
+from connectors.mysql.temporal import FRACTION_BYTES, clock_text, date_text, day_text, timestamp_text
+from connectors.mysql.values import declared_type, is_text, layout, length_size
+from schemas.table import TableSchema
+from schemas.types import Kind, LogicalType
+
+_CLOSE: Final = """
+if i > end:
+    raise ValueError
+"""
+_NULLABLE: Final = """
+if nulls & {bit}:
+    {{null}}
+else:
+    {code}
+    {{value}}
+"""
+_STRUCTS: Final = {
+    ColumnType.TINY: ("b", "B"),
+    ColumnType.SHORT: ("h", "H"),
+    ColumnType.LONG: ("i", "I"),
+    ColumnType.LONGLONG: ("q", "Q"),
+    ColumnType.DOUBLE: ("d", "d"),
+}
+_NUMBERS: Final = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.UINT64})
+
+
+def compile_table_map(table: TableMap, schema: TableSchema, declared: Mapping[str, str]) -> CompiledRows:
+    """The functions for rows of `table` whose images have all columns; `schema` has the same columns, in order.
+
+    `declared` as in :func:`connectors.mysql.rows.columns`. Bytes come without the event's head: what
+    :attr:`connectors.mysql.events.Rows.body` has.
+    """
+    wire = _TableWire(table, declared)
+    size = (len(table.columns) + 7) // 8
+    opening = f"nulls = little(m[i : i + {size}], 'little')\ni += {size}"
+    if never := sum(1 << i for i, column in enumerate(table.columns) if not column.nullable):
+        opening += f"\nif nulls & {never}:\n    raise ValueError"
+    return compile_rows(
+        schema,
+        Wire(
+            _fragment,
+            open=opening,
+            value=lambda index: wire.codes[index],
+            close=_CLOSE,
+            open_old=opening,
+            has_old="True",
+            block=BLOCK,
+            place=("place", "ordinal - first"),
+            names=wire.names,
+        ),
+        [column.name for column in table.columns if not column.nullable],
+    )
+
+
+def _fragment(type_: LogicalType, _: str) -> Fragment:
+    return Fragment("v", number=type_.kind in _NUMBERS)
+
+
+class _TableWire:
+    """The code of each column, and what the names in it stand for."""
+
+    def __init__(self, table: TableMap, declared: Mapping[str, str]) -> None:
+        self._columns = table.columns
+        self._declared = declared
+        self.names: dict[str, object] = {
+            "little": int.from_bytes,
+            "big": int.from_bytes,
+            "dates": _DATES,
+            "days": _DAYS,
+            "clocks": _CLOCKS,
+            "epoch_days": _EPOCH_DAYS,
+            "epoch_clocks": _EPOCH_CLOCKS,
+            "zero": _zero_timestamp,
+            "double": _double,
+            "native": _native,
+        }
+        self._runs = self._fused()
+        self.codes = [self._value(index) for index in range(len(self._columns))]
+        """The code of each column: see :attr:`cdc.compile.Wire.value`."""
+
+    def _fused(self) -> dict[int, str]:
+        """For columns of a fixed size that are never null, and stand side by side: one call reads them all."""
+        runs: dict[int, str] = {}
+        run: list[int] = []
+        for i in range(len(self._columns) + 1):
+            column = self._columns[i] if i < len(self._columns) else None
+            if column is not None and not column.nullable and column.type in _STRUCTS:
+                run.append(i)
+                continue
+            if len(run) > 1:
+                unpack = struct.Struct("<" + "".join(_format(self._columns[k]) for k in run))
+                self.names[f"run{run[0]}"] = unpack.unpack_from
+                runs[run[0]] = f"{', '.join(f'r{k}' for k in run)} = run{run[0]}(m, i)\ni += {unpack.size}\n"
+                runs |= dict.fromkeys(run[1:], "")
+            run = []
+        return runs
+
+    def _value(self, index: int) -> str:
+        column = self._columns[index]
+        if index in self._runs:
+            text = f"{self._runs[index]}v = r{index}\n"
+            return text + ("v = double(v)\n" if column.type is ColumnType.DOUBLE else "") + "{value}"
+        code = self._code(index, column)
+        if not column.nullable:
+            return f"{code}\n{{value}}"
+        indented = code.replace("\n", "\n    ")
+        return _NULLABLE.format(bit=1 << index, code=indented)
+
+    def _code(self, index: int, column: MapColumn) -> str:
+        declared = declared_type(column, self._declared.get(column.name, ""))
+        written = None if declared else _CODES.get(column.type)
+        code = (written(column) if written else "") or self._called(index, column)
+        if "NUMBER" in code:
+            self.names[f"n{index}"] = struct.Struct("<" + _format(column)).unpack_from
+        return code.replace("NUMBER", f"n{index}")
+
+    def _called(self, index: int, column: MapColumn) -> str:
+        """Code that calls the plain way."""
+        found = layout(column, self._declared.get(column.name, ""))
+        self.names[f"convert{index}"] = found.convert
+        take = _counted(found.prefix) if found.prefix else f"v = m[i : i + {found.size}]\ni += {found.size}"
+        size = "" if found.prefix else f"\nif len(v) != {found.size}:\n    raise ValueError"
+        return f"{take}{size}\nv = native(convert{index}(v))"
+
+
+def _format(column: MapColumn) -> str:
+    return _STRUCTS[column.type][column.unsigned]
+
+
+def _counted(size: int) -> str:
+    """Code that takes bytes after a length of `size` bytes."""
+    length = " | ".join(f"m[i + {k}] << {8 * k}" if k else "m[i]" for k in range(size))
+    return f"e = i + {size} + ({length})\nv = m[i + {size} : e]\ni = e"
+
+
+def _fixed(column: MapColumn) -> str:
+    double = "\nv = double(v)" if column.type is ColumnType.DOUBLE else ""
+    size = struct.calcsize(_format(column))
+    return f"(v,) = NUMBER(m, i)\ni += {size}{double}"
+
+
+def _medium(column: MapColumn) -> str:
+    signed = "" if column.unsigned else "\nif v > 8388607:\n    v -= 16777216"
+    return f"v = m[i] | m[i + 1] << 8 | m[i + 2] << 16{signed}\ni += 3"
+
+
+def _string(column: MapColumn) -> str:
+    if is_text(column) and charset(column.collation).name not in ("utf8mb4", "utf8mb3"):
+        return ""
+    if column.type is ColumnType.STRING and not is_text(column):
+        return ""
+    return _counted(length_size(column))
+
+
+def _decimal(column: MapColumn) -> str:
+    precision, scale = column.size, column.scale
+    size = decimal_size(precision, scale)
+    top, mask = 1 << 8 * size - 1, (1 << 8 * size) - 1
+    before, after = groups(precision, scale)
+    shift = 8 * size
+    parts = []
+    for members in (before, after):
+        expression = ""
+        for width, digits in members:
+            shift -= 8 * width
+            group = f"(x >> {shift} & {(1 << 8 * width) - 1})" if shift else f"(x & {(1 << 8 * width) - 1})"
+            expression = f"({expression}) * {10**digits} + {group}" if expression else group
+        parts.append(expression or "0")
+    template = f"%d.%0{scale}d" if scale else "%d"
+    numbers = f"{parts[0]}, {parts[1]}" if scale else f"{parts[0]},"
+    return (
+        f"x = big(m[i : i + {size}])\ni += {size}\n"
+        f'if x & {top}:\n    x ^= {top}\n    v = b"{template}" % ({numbers})\n'
+        f'else:\n    x ^= {mask ^ top}\n    v = b"-{template}" % ({numbers})'
+    )
+
+
+def _fraction(column: MapColumn) -> str:
+    """Code that adds the fraction ``f`` to ``v``."""
+    size = FRACTION_BYTES[column.size]
+    if not size:
+        return ""
+    return f'\nif f:\n    v += (b".%06d" % {f"(f * {10 ** (6 - 2 * size)})" if size < 3 else "f"}).rstrip(b"0")'
+
+
+def _read_fraction(column: MapColumn, start: int) -> str:
+    size = FRACTION_BYTES[column.size]
+    return f"\nf = big(m[i + {start} : i + {start + size}])" if size else ""
+
+
+def _datetime(column: MapColumn) -> str:
+    size = 5 + FRACTION_BYTES[column.size]
+    return (
+        f"x = big(m[i : i + 5]){_read_fraction(column, 5)}\ni += {size}\n"
+        f"v = days[x >> 17] + clocks[x & 131071]{_fraction(column)}"
+    )
+
+
+def _timestamp(column: MapColumn) -> str:
+    size = 4 + FRACTION_BYTES[column.size]
+    fraction = _fraction(column).replace("\n", "\n    ")
+    zero = f"zero(f, {size - 4})" if size > 4 else "zero(0, 0)"
+    return (
+        f"x = big(m[i : i + 4]){_read_fraction(column, 4)}\ni += {size}\n"
+        f"if x:\n    v = epoch_days[x // 86400] + epoch_clocks[x % 86400]{fraction}\n"
+        f'    v += b"Z"\nelse:\n    v = {zero}'
+    )
+
+
+_CODES: Final[dict[ColumnType, Callable[[MapColumn], str]]] = {
+    ColumnType.TINY: _fixed,
+    ColumnType.SHORT: _fixed,
+    ColumnType.LONG: _fixed,
+    ColumnType.LONGLONG: _fixed,
+    ColumnType.INT24: _medium,
+    ColumnType.DOUBLE: _fixed,
+    ColumnType.NEWDECIMAL: _decimal,
+    ColumnType.DATE: lambda _: "v = dates[m[i : i + 3]]\ni += 3",
+    ColumnType.DATETIME2: _datetime,
+    ColumnType.TIMESTAMP2: _timestamp,
+    ColumnType.VARCHAR: _string,
+    ColumnType.VAR_STRING: _string,
+    ColumnType.STRING: _string,
+    ColumnType.BLOB: _string,
+    ColumnType.GEOMETRY: _string,
+}
+
+
+def _native(value: Value) -> object:
+    """The native form (:class:`cdc.formats.Fragment`) of a canonical value; numbers stay as they are."""
+    return value.encode() if isinstance(value, str) else value
+
+
+def _double(number: float) -> bytes:
+    return double_text(number).encode()
+
+
+def _zero_timestamp(fraction: int, size: int) -> bytes:
+    return timestamp_text(0, fraction, size).encode()
+
+
+_Key = TypeVar("_Key")
+
+
+class _Texts(dict[_Key, bytes]):
+    """Texts that have been made before, up to a number of them that no sound data reach."""
+
+    _MOST: Final = 200_000
+
+    def __init__(self, make: Callable[[_Key], str]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: _Key) -> bytes:
+        text = self._make(key).encode()
+        if len(self) >= self._MOST:
+            self.clear()
+        self[key] = text
+        return text
+
+
+def _date(packed: bytes) -> str:
+    if len(packed) != 3:
+        raise ValueError
+    number = int.from_bytes(packed, "little")
+    return date_text(number >> 9, number >> 5 & 15, number & 31)
+
+
+def _day(packed: int) -> str:
+    """With the sign's bit, which is always set."""
+    if not packed >> 22:
+        raise ValueError
+    return f"{day_text(packed & 0x3FFFFF)}T"
+
+
+_DATES: Final = _Texts(_date)
+_DAYS: Final = _Texts(_day)
+_CLOCKS: Final = _Texts(clock_text)
+_EPOCH_DAYS: Final = _Texts[int](lambda day: timestamp_text(day * 86400 or 1)[:11])
+_EPOCH_CLOCKS: Final = _Texts[int](lambda second: f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}")
