@@ -50,7 +50,7 @@ class Cursor:
 
     def length(self) -> int:
         """A length-encoded integer of the protocol."""
-        first = self.integer(1)
+        first = self.take(1)[0]
         if first < 251:
             return first
         if first not in _LENGTH_ENCODED:

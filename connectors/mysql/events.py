@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, NamedTuple, Union
 from uuid import UUID
 
@@ -111,8 +112,7 @@ class Rotate:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class GtidEvent:
+class GtidEvent(NamedTuple):
     """MySQL: a transaction begins. `gtid` is None where GTIDs are off; commit times are µs since 1970."""
 
     gtid: Gtid | None
@@ -139,8 +139,7 @@ class XaId:
     branch: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MariadbGtidEvent:
+class MariadbGtidEvent(NamedTuple):
     """MariaDB: a transaction begins, or where it is `standalone` one statement that is no transaction (DDL).
 
     `prepared` and `completed` tell what the transaction is for the XA transaction `xa`. `thread_id` is 0 where the
@@ -162,8 +161,7 @@ class MariadbGtidList:
     position: MariadbPosition
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """A statement: BEGIN and COMMIT, SAVEPOINT, XA, DDL. `sql` is in UTF-8 whatever the client spoke."""
 
     thread_id: int
@@ -174,8 +172,7 @@ class Query:
     sql_mode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Xid:
+class Xid(NamedTuple):
     """A transaction of a transactional engine is committed."""
 
     xid: int
@@ -205,19 +202,18 @@ class Incident:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of the table that the last TABLE_MAP with this id described.
 
     `before` and `after` are bitmaps of the columns that the row images have, None where there are no such images. Rows
     follow one another in `body`, each the images that there are. `partial`: JSON columns may come as differences.
-    `last`: the statement ends here, and with it what the table ids mean.
+    `columns` is their number. `last`: the statement ends here, and with it what the table ids mean.
     """
 
     operation: Operation
     table_id: int
     last: bool
-    count: int
+    columns: int
     before: int | None
     after: int | None
     partial: bool
@@ -340,30 +336,27 @@ def _rotate(c: Cursor) -> Rotate:
     return Rotate(position, c.text(c.left))
 
 
+_GTID: Final = struct.Struct("<B16sQ")
+_LOGICAL_CLOCK: Final = struct.Struct("<Bqq")
+_source: Final = lru_cache(256)(lambda uuid: Source(UUID(bytes=uuid)))
+
+
 def _gtid(c: Cursor) -> GtidEvent:
-    flags, uuid, number = c.integer(1), UUID(bytes=c.take(16)), c.integer(8)
+    flags, uuid, number = _GTID.unpack(c.take(_GTID.size))
     last_committed = sequence = immediate = original = 0
-    if c.left and c.integer(1) == 2:
-        last_committed, sequence = c.integer(8, signed=True), c.integer(8, signed=True)
+    if c.left >= _LOGICAL_CLOCK.size and c.content[c.place] == 2:
+        _, last_committed, sequence = _LOGICAL_CLOCK.unpack(c.take(_LOGICAL_CLOCK.size))
         if c.left >= 7:
             immediate = original = c.integer(7)
             if immediate >> 55:
                 immediate &= (1 << 55) - 1
                 original = c.integer(7)
     c.rest()  # length, server versions and what later servers add
-    return GtidEvent(Gtid(Source(uuid), number), flags, last_committed, sequence, immediate, original)
+    return GtidEvent(Gtid(_source(uuid), number), flags, last_committed, sequence, immediate, original)
 
 
 def _anonymous_gtid(c: Cursor) -> GtidEvent:
-    event = _gtid(c)
-    return GtidEvent(
-        None,
-        event.flags,
-        event.last_committed,
-        event.sequence_number,
-        event.immediate_commit_time,
-        event.original_commit_time,
-    )
+    return _gtid(c)._replace(gtid=None)
 
 
 def _tagged_gtid(c: Cursor) -> GtidEvent:
@@ -430,8 +423,10 @@ _VARIABLES: Final = {0: 4, 1: 8, 3: 4, 4: 6}
 """Sizes of the status variables that may stand before what we want of them, as far as they have one."""
 
 
-def _status(c: Cursor) -> tuple[int, int]:
-    """SQL mode, and the collation of the statement's text."""
+@lru_cache(256)
+def _status(variables: bytes) -> tuple[int, int]:
+    """SQL mode, and the collation of the statement's text: nearly always the same."""
+    c = Cursor(variables, "status variables of a QUERY event")
     sql_mode, collation = 0, 0
     while c.left:
         kind = c.integer(1)
@@ -449,10 +444,12 @@ def _status(c: Cursor) -> tuple[int, int]:
     return sql_mode, collation
 
 
+_QUERY: Final = struct.Struct("<IIBHH")
+
+
 def _query_head(c: Cursor) -> tuple[int, int, int, str, int, int]:
-    thread_id, seconds = c.integer(4), c.integer(4)
-    schema_size, error_code, status_size = c.integer(1), c.integer(2), c.integer(2)
-    sql_mode, collation = _status(Cursor(c.take(status_size), c.what))
+    thread_id, seconds, schema_size, error_code, status_size = _QUERY.unpack(c.take(_QUERY.size))
+    sql_mode, collation = _status(c.take(status_size))
     schema = c.text(schema_size)
     if c.take(1) != b"\0":
         raise c.error("the name of the schema does not end")
@@ -547,21 +544,22 @@ def _payload(c: Cursor) -> Payload:
 
 
 _END_OF_STATEMENT: Final = 1
+_ROWS: Final = struct.Struct("<IHH")
 
 
 def _rows(operation: Operation, *, version: int, compressed: bool = False, partial: bool = False) -> Reader:
     """The reader of rows events."""
 
     def read(c: Cursor) -> Rows:
-        table_id, flags = c.integer(6), c.integer(2)
+        low, high, flags = _ROWS.unpack(c.take(_ROWS.size))
+        table_id = low | high << 32
         if version == 2:
             c.take(c.integer(2) - 2)  # partitions
         count = c.length()
-        images = 2 if operation is Operation.UPDATE else 1
-        first, *second = [c.bits(count) & (1 << count) - 1 for _ in range(images)]
+        everything = (1 << count) - 1
+        before = None if operation is Operation.CREATE else c.bits(count) & everything
+        after = None if operation is Operation.DELETE else c.bits(count) & everything
         body = _inflated(c) if compressed else c.rest()
-        before = None if operation is Operation.CREATE else first
-        after = None if operation is Operation.DELETE else (second or [first])[0]
         return Rows(operation, table_id, bool(flags & _END_OF_STATEMENT), count, before, after, partial, body)
 
     return read

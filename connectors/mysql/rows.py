@@ -37,8 +37,8 @@ def decode_rows(table: TableMap, rows: Rows, declared: Mapping[str, str]) -> Ite
 
 def decode_row(table: TableMap, rows: Rows, declared: Mapping[str, str], cursor: Cursor) -> Row:
     """The row that begins at `cursor`, which is moved to its end. Raises DecodeError, whatever the bytes."""
-    if len(table.columns) != rows.count:
-        raise cursor.error(f"{rows.count} columns instead of {len(table.columns)}")
+    if len(table.columns) != rows.columns:
+        raise cursor.error(f"{rows.columns} columns instead of {len(table.columns)}")
     begin = cursor.place
     before = after = None
     documents: _Documents = {}

@@ -40,6 +40,11 @@ _STRUCTS: Final = {
     ColumnType.LONGLONG: ("q", "Q"),
     ColumnType.DOUBLE: ("d", "d"),
 }
+_DOUBLE: Final = """x = v
+v = b"%a" % x
+if b"e" in v or v[-2:] == b".0" or not -1e15 < x < 1e15:
+    v = double(x)"""
+"""Most numbers are printed as Python prints them."""
 _NUMBERS: Final = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.UINT64})
 
 
@@ -118,7 +123,7 @@ class _TableWire:
         column = self._columns[index]
         if index in self._runs:
             text = f"{self._runs[index]}v = r{index}\n"
-            return text + ("v = double(v)\n" if column.type is ColumnType.DOUBLE else "") + "{value}"
+            return text + (_DOUBLE + "\n" if column.type is ColumnType.DOUBLE else "") + "{value}"
         code = self._code(index, column)
         if not column.nullable:
             return f"{code}\n{{value}}"
@@ -153,7 +158,7 @@ def _counted(size: int) -> str:
 
 
 def _fixed(column: MapColumn) -> str:
-    double = "\nv = double(v)" if column.type is ColumnType.DOUBLE else ""
+    double = f"\n{_DOUBLE}" if column.type is ColumnType.DOUBLE else ""
     size = struct.calcsize(_format(column))
     return f"(v,) = NUMBER(m, i)\ni += {size}{double}"
 

@@ -190,13 +190,13 @@ def binlog_tables(draw: st.DrawFn) -> BinlogTable:
 
 
 @st.composite
-def images(draw: st.DrawFn, table: BinlogTable, sent: int) -> bytes:
-    """A row image with the columns `sent`."""
+def images(draw: st.DrawFn, table: BinlogTable, sent: int, odd: bool) -> bytes:
+    """A row image with the columns `sent`. `odd`: there may be nulls where the table map says that there are none."""
     nulls, parts, place = 0, [], 0
     for i, (kind, described) in enumerate(zip(table.kinds, table.map.columns, strict=True)):
         if not sent >> i & 1:
             continue
-        nullable = described.nullable and described.name not in table.schema.key
+        nullable = (described.nullable or odd) and described.name not in table.schema.key
         if nullable and draw(st.integers(0, 4)) == 0:
             nulls |= 1 << place
         else:
@@ -207,12 +207,12 @@ def images(draw: st.DrawFn, table: BinlogTable, sent: int) -> bytes:
 
 
 @st.composite
-def rows_events(draw: st.DrawFn, table: BinlogTable, complete: bool = True) -> Rows:
+def rows_events(draw: st.DrawFn, table: BinlogTable, complete: bool = True, odd: bool = False) -> Rows:
     operation = draw(st.sampled_from([Operation.CREATE, Operation.UPDATE, Operation.DELETE]))
     sent = st.just(table.all) if complete else st.integers(1, table.all)
     before = None if operation is Operation.CREATE else draw(sent)
     after = None if operation is Operation.DELETE else draw(sent)
     chosen = [bitmap for bitmap in (before, after) if bitmap is not None]
-    row = st.tuples(*(images(table, bitmap) for bitmap in chosen)).map(b"".join)
+    row = st.tuples(*(images(table, bitmap, odd) for bitmap in chosen)).map(b"".join)
     body = b"".join(draw(st.lists(row, max_size=4)))
     return Rows(operation, 7, True, len(table.kinds), before, after, False, body)

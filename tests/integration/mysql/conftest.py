@@ -59,7 +59,7 @@ class Binlog:
             elif isinstance(event, Rows):
                 table = tables[event.table_id]
                 rows = list(decode_rows(table, event, declared or {}))
-                everything = (1 << event.count) - 1
+                everything = (1 << event.columns) - 1
                 if table.complete and {event.before, event.after} <= {None, everything} and not event.partial:
                     same_from_generated_code(table, event, rows, declared or {})
                 for row in rows:
