@@ -544,6 +544,8 @@ def _payload(c: Cursor) -> Payload:
 
 
 _END_OF_STATEMENT: Final = 1
+_MOST_COLUMNS: Final = 4096
+"""The servers' limit."""
 _ROWS: Final = struct.Struct("<IHH")
 
 
@@ -556,6 +558,8 @@ def _rows(operation: Operation, *, version: int, compressed: bool = False, parti
         if version == 2:
             c.take(c.integer(2) - 2)  # partitions
         count = c.length()
+        if count > _MOST_COLUMNS:
+            raise c.error(f"{count} columns")
         everything = (1 << count) - 1
         before = None if operation is Operation.CREATE else c.bits(count) & everything
         after = None if operation is Operation.DELETE else c.bits(count) & everything

@@ -127,8 +127,7 @@ class _TableWire:
         code = self._code(index, column)
         if not column.nullable:
             return f"{code}\n{{value}}"
-        indented = code.replace("\n", "\n    ")
-        return _NULLABLE.format(bit=1 << index, code=indented)
+        return _NULLABLE.format(bit=1 << index, code=_indented(code))
 
     def _code(self, index: int, column: MapColumn) -> str:
         declared = declared_type(column, self._declared.get(column.name, ""))
@@ -199,36 +198,34 @@ def _decimal(column: MapColumn) -> str:
     )
 
 
-def _fraction(column: MapColumn) -> str:
-    """Code that adds the fraction ``f`` to ``v``."""
+def _fraction(column: MapColumn) -> tuple[str, str]:
+    """Code that takes the fraction from the end of ``x``, and code that adds it to ``v``."""
     size = FRACTION_BYTES[column.size]
     if not size:
-        return ""
-    return f'\nif f:\n    v += (b".%06d" % {f"(f * {10 ** (6 - 2 * size)})" if size < 3 else "f"}).rstrip(b"0")'
-
-
-def _read_fraction(column: MapColumn, start: int) -> str:
-    size = FRACTION_BYTES[column.size]
-    return f"\nf = big(m[i + {start} : i + {start + size}])" if size else ""
+        return "", ""
+    microseconds = f" * {10 ** (6 - 2 * size)}" if size < 3 else ""
+    take = f"f = (x & {(1 << 8 * size) - 1}){microseconds}\nx >>= {8 * size}\n"
+    return take, '\nif f:\n    v += b".%06d" % f\n    if v[-1] == 48:\n        v = v.rstrip(b"0")'
 
 
 def _datetime(column: MapColumn) -> str:
     size = 5 + FRACTION_BYTES[column.size]
-    return (
-        f"x = big(m[i : i + 5]){_read_fraction(column, 5)}\ni += {size}\n"
-        f"v = days[x >> 17] + clocks[x & 131071]{_fraction(column)}"
-    )
+    take, add = _fraction(column)
+    return f"x = big(m[i : i + {size}])\ni += {size}\n{take}v = days[x >> 17] + clocks[x & 131071]{add}"
 
 
 def _timestamp(column: MapColumn) -> str:
     size = 4 + FRACTION_BYTES[column.size]
-    fraction = _fraction(column).replace("\n", "\n    ")
-    zero = f"zero(f, {size - 4})" if size > 4 else "zero(0, 0)"
+    take, add = _fraction(column)
     return (
-        f"x = big(m[i : i + 4]){_read_fraction(column, 4)}\ni += {size}\n"
-        f"if x:\n    v = epoch_days[x // 86400] + epoch_clocks[x % 86400]{fraction}\n"
-        f'    v += b"Z"\nelse:\n    v = {zero}'
+        f"x = big(m[i : i + {size}])\ni += {size}\n{take}"
+        f"if x:\n    v = epoch_days[x // 86400] + epoch_clocks[x % 86400]{_indented(add)}\n"
+        f'    v += b"Z"\nelse:\n    v = zero({"f" if take else 0})'
     )
+
+
+def _indented(code: str) -> str:
+    return code.replace("\n", "\n    ")
 
 
 _CODES: Final[dict[ColumnType, Callable[[MapColumn], str]]] = {
@@ -259,8 +256,8 @@ def _double(number: float) -> bytes:
     return double_text(number).encode()
 
 
-def _zero_timestamp(fraction: int, size: int) -> bytes:
-    return timestamp_text(0, fraction, size).encode()
+def _zero_timestamp(microseconds: int) -> bytes:
+    return timestamp_text(0, microseconds).encode()
 
 
 _Key = TypeVar("_Key")

@@ -160,6 +160,7 @@ def test_unknown_events_stop_the_stream_unless_they_may_be_ignored() -> None:
             struct.pack("<IHH", 7, 0, 0) + b"\1\1\x81\3" + zlib.compress(b"body"),
             "not the 3 bytes",
         ),
+        (EventType.WRITE_ROWS_V1, struct.pack("<IHH", 7, 0, 0) + b"\xfe" + b"\xff" * 8, "18446744073709551615 columns"),
         (EventType.TRANSACTION_PAYLOAD, b"\2\1\1\1\1\0\3\1\0\0", "unknown compression 1"),
         (EventType.TRANSACTION_PAYLOAD, b"\2\1\0\1\1\5\3\1\5\0", "5 bytes of content"),
         (EventType.GTID_TAGGED, b"\4\0\0", "version 2"),
