@@ -245,6 +245,38 @@ def test_every_character_of_every_character_set(binlog: Binlog) -> None:
         assert not wrong, name
 
 
+def test_text_in_every_character_set(binlog: Binlog) -> None:
+    sets = [name for (name,) in binlog.execute("SELECT character_set_name FROM information_schema.character_sets")]
+    sets.remove("binary")
+    described = ", ".join(
+        f"{name} varchar(40) CHARACTER SET {name}, {name}_t text CHARACTER SET {name}" for name in sets
+    )
+    binlog.execute("SET sql_mode = ''", f"CREATE TABLE item (id int PRIMARY KEY, {described})")
+    texts = ["plain", "äöüß é", "Привет", "漢字かな カナ", "한글", "ไทย", "עברית", "Ελληνικά", "😀", "€ ‰ ~ \\ ¥", ""]
+    for i, text in enumerate(texts):
+        values = ", ".join(["%s"] * 2 * len(sets))
+        binlog.execute(f"INSERT INTO item VALUES ({i}, {values})", values=[text] * 2 * len(sets))
+    printed = [list(row) for row in binlog.execute("SELECT * FROM item ORDER BY id")]
+    assert [after for _, (_, _, after) in binlog.rows()] == printed
+
+
+@pytest.mark.parametrize("binlog", ["mariadb"], indirect=True)
+def test_times_of_old_tables(binlog: Binlog) -> None:
+    binlog.execute("SET GLOBAL mysql56_temporal_format = OFF", "SET sql_mode = ''")
+    try:
+        binlog.execute("CREATE TABLE item (id int, t time, d datetime, s timestamp NULL)")
+    finally:
+        binlog.execute("SET GLOBAL mysql56_temporal_format = ON")
+    binlog.execute(
+        "INSERT INTO item VALUES (1, '-12:34:56', '2024-02-29 23:59:58', '2024-02-29 23:59:58')",
+        "INSERT INTO item VALUES (2, '838:59:59', '2024-00-00 01:02:03', '0000-00-00')",
+    )
+    assert [after for _, (_, _, after) in binlog.rows()] == [
+        [1, "-12:34:56", "2024-02-29T23:59:58", "2024-02-29T23:59:58Z"],
+        [2, "838:59:59", "2024-00-00T01:02:03", "0000-00-00T00:00:00Z"],
+    ]
+
+
 def test_every_collation_is_known(binlog: Binlog) -> None:
     numbers = binlog.execute("SELECT id, character_set_name FROM information_schema.collations WHERE id IS NOT NULL")
     if not binlog.mysql:
