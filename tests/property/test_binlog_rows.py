@@ -110,6 +110,10 @@ def test_arbitrary_rows_raise_one_error(data: st.DataObject) -> None:
     with contextlib.suppress(DecodeError):
         decode(table, rows._replace(body=data.draw(st.one_of(st.binary(), mutated(rows.body)))))
     with contextlib.suppress(DecodeError):
+        known = KnownTable.of(table.map, table.schema, table.declared)
+        body = data.draw(mutated(rows.body))
+        known.produce([].append, rows._replace(body=body), TRANSACTION, PLACE, VERSION, FIRST)
+    with contextlib.suppress(DecodeError):
         decode(table, rows._replace(partial=True, columns=data.draw(st.integers(0, 20))))
 
 

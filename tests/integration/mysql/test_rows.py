@@ -73,6 +73,17 @@ def test_a_table_map_tells_all_of_a_table(binlog: Binlog) -> None:
     assert (after[0], after[2], after[9], after[11]) == ("x", 1, stored[0], 2)
 
 
+@pytest.mark.parametrize("odd", [1, 4])
+def test_collations_come_as_a_list_or_as_exceptions_from_a_default(binlog: Binlog, odd: int) -> None:
+    names = [f"CHARACTER SET latin1 /* {i} */" if i < odd else "" for i in range(8)]
+    described = ", ".join(f"t{i} text {name}, b{i} blob, g{i} geometry" for i, name in enumerate(names))
+    binlog.execute(f"CREATE TABLE item (id int PRIMARY KEY, {described}) DEFAULT CHARSET utf8mb4")
+    binlog.execute("INSERT INTO item (id) VALUES (1)")
+    found = {column.name: charset(column.collation).name for column in table(binlog).columns}
+    assert [found[f"t{i}"] for i in range(8)] == ["latin1"] * odd + ["utf8mb4"] * (8 - odd)
+    assert {found[f"{name}{i}"] for name in "bg" for i in range(8)} == {"binary"}
+
+
 def test_without_full_metadata_a_table_map_says_so(binlog: Binlog) -> None:
     binlog.execute("CREATE TABLE item (id int PRIMARY KEY)", "SET GLOBAL binlog_row_metadata = MINIMAL")
     try:
