@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
+from cdc.errors import DecodeError
 from cdc.event import UNCHANGED, Operation, Value
 from connectors.mysql import binary_json
 from connectors.mysql.cursor import Cursor
@@ -95,10 +96,13 @@ _layout = lru_cache(4096)(layout)
 
 
 def _changed(column: MapColumn, cursor: Cursor, document: bytes | None) -> Value:
-    """A JSON value of which differences were sent; UNCHANGED where the old one was not, so that it is read again."""
+    """A JSON value of which differences were sent. Without the old one it is lost."""
     content = cursor.take(cursor.integer(column.size))
-    if document is None:
-        return UNCHANGED
+    if document is None:  # UNCHANGED would say that it has not changed
+        raise DecodeError(
+            f"{cursor.what}: of column {column.name} there are differences from a document that was not sent",
+            hint="SET GLOBAL binlog_row_image = FULL, or binlog_row_value_options = ''; then `cdc snapshot`",
+        )
     try:
         tree = binary_json.parse(document)
         return binary_json.text(binary_json.apply(tree, binary_json.parse_differences(content)))
