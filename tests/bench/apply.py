@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,6 @@ from tests.bench.stores import STORES
 from tests.servers.postgres import Database, drop_database
 
 BAR, AIM = 0.5, 0.8
-COMPARED_TOGETHER = 20_000
 
 
 def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
@@ -43,18 +41,16 @@ def _measure(stage: Stage, database: Database, file: Path, name: str, changes: i
     peaks: list[float] = []
     for number in range(stage.sizes.repeats):
         place = f"{name}{number}"
-        document = json.loads(file.read_text())
-        document["sinks"] = {place: store.sink(place)}
-        file.write_text(json.dumps(document))
+        stage.set_sink(file, place, store.sink(place))
         prepared = store.prepare(f"bare{place}", _batches(stage, file, place))
         began = time.monotonic()
         store.bare(f"bare{place}", prepared)
         bare.append(time.monotonic() - began)
-        _equal(database, store.rows(f"bare{place}", ours=False), f"{name}, bare")
+        check.store_holds(database, store.rows(f"bare{place}", ours=False), f"{name}, bare")
         spent = stage.start(file, f"sink/{place}").until_caught_up()
         ours.append(spent.seconds)
         peaks.append(spent.peak_mb)
-        _equal(database, store.rows(place, ours=True), name)
+        check.store_holds(database, store.rows(place, ours=True), name)
         stage.say(f"apply, {name}: {changes / ours[-1]:,.0f} changes/s, bare {changes / bare[-1]:,.0f}")
     return Measure(
         f"apply_{name}", median(bare) / median(ours), "of a bare loop", BAR, AIM, False,
@@ -82,15 +78,3 @@ def _batches(stage: Stage, file: Path, sink: str) -> list[Sequence[Batch]]:
                     part, left = [], most
         batches.append(reduce(part, schemas.__getitem__))
     return batches
-
-
-def _equal(database: Database, rows: Iterator[bytes], where: str) -> None:
-    """Each row of the table is in the store, equal in every column, and no other is."""
-    held = list(rows)
-    ids = {json.loads(row)["id"] for row in held}
-    wanted = workload.ids(database)
-    assert len(ids) == len(held), f"{where} has a row twice"
-    assert ids == wanted, f"{where}: {len(wanted - ids)} rows are missing, {len(ids - wanted)} are left over"
-    for start in range(0, len(held), COMPARED_TOGETHER):
-        wrong = workload.differing(database, held[start : start + COMPARED_TOGETHER])
-        assert wrong == 0, f"{where}: {wrong} rows differ from the table's"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from cdc.config.pipeline import Pipeline
 from cdc.log import Fetched, Log, TopicPartition
@@ -12,6 +13,7 @@ from tests.bench import workload
 from tests.servers.postgres import Database
 
 SAMPLES = 2000
+COMPARED_TOGETHER = 20_000
 
 
 def log_holds(pipeline: Pipeline, database: Database, expected: Mapping[str, int]) -> None:
@@ -53,6 +55,18 @@ def log_holds(pipeline: Pipeline, database: Database, expected: Mapping[str, int
     sample = list(live.values())[:: max(1, len(live) // SAMPLES)]
     wrong = workload.differing(database, sample)
     assert wrong == 0, f"{wrong} of {len(sample)} rows differ from the table's"
+
+
+def store_holds(database: Database, rows: Iterable[bytes], where: str) -> None:
+    """Each row of the table is among `rows` of a store, equal in every column, and no other. Raises AssertionError."""
+    held = list(rows)
+    ids = {json.loads(row)["id"] for row in held}
+    wanted = workload.ids(database)
+    assert len(ids) == len(held), f"{where} has a row twice"
+    assert ids == wanted, f"{where}: {len(wanted - ids)} rows are missing, {len(ids - wanted)} are left over"
+    for start in range(0, len(held), COMPARED_TOGETHER):
+        wrong = workload.differing(database, held[start : start + COMPARED_TOGETHER])
+        assert wrong == 0, f"{where}: {wrong} rows differ from the table's"
 
 
 def everything(log: Log) -> Iterator[Fetched]:

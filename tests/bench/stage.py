@@ -220,7 +220,7 @@ class Stage:
         workload.create(database)
         return database
 
-    def pipeline(self, database: Database, log: str, sinks: Mapping[str, Any] | None = None) -> Path:
+    def pipeline(self, database: Database, log: str) -> Path:
         """The file of a new pipeline with everything at its default; `log` is ``kafka`` or ``embedded``."""
         self._number += 1
         name = f"bench{self._number}"
@@ -232,11 +232,16 @@ class Stage:
             "pipeline": name,
             "log": where,
             "sources": {"pg": {"type": "postgres", "url": database.dsn, "tables": [workload.TABLE]}},
-            "sinks": sinks or {},
+            "sinks": {},
         }
         file = self.folder / f"{name}.yaml"
         file.write_text(json.dumps(document))
         return file
+
+    def set_sink(self, file: Path, name: str, sink: Mapping[str, Any]) -> None:
+        """Make `sink` the one sink of the pipeline in `file`."""
+        document = json.loads(file.read_text())
+        file.write_text(json.dumps({**document, "sinks": {name: sink}}))
 
     def start(self, file: Path, role: str, environment: Mapping[str, str] | None = None) -> Worker:
         """Start a worker of the pipeline in `file`."""

@@ -124,7 +124,8 @@ class Redis(Store):
         super().__init__(stage)
         self._servers: dict[str, RedisServer] = {}
 
-    def _server(self, place: str) -> RedisServer:
+    def server(self, place: str) -> RedisServer:
+        """The server of `place`."""
         if place not in self._servers:
             folder = self._stage.folder / place
             folder.mkdir()
@@ -134,7 +135,7 @@ class Redis(Store):
         return self._servers[place]
 
     def sink(self, place: str) -> dict[str, Any]:
-        return {"type": "redis", "url": self._server(place).url}
+        return {"type": "redis", "url": self.server(place).url}
 
     def prepare(self, place: str, batches: Sequence[Sequence[Batch]]) -> Prepared:
         prepared = []
@@ -152,12 +153,12 @@ class Redis(Store):
                 versions = [b"%020d" % row.version for row in part]
                 calls.append((False, guard + [b"v:" + row.key for row in part], [b"1", b"86400000", *versions]))
             prepared.append(calls)
-        with self._server(place).client() as client:
+        with self.server(place).client() as client:
             client.set("generation", 1)
         return prepared
 
     def bare(self, place: str, prepared: Prepared) -> None:
-        with self._server(place).client() as client:
+        with self.server(place).client() as client:
             upsert = client.register_script(_redis_scripts.UPSERT)
             delete = client.register_script(_redis_scripts.DELETE)
             for calls in prepared:
@@ -167,7 +168,7 @@ class Redis(Store):
                 pipeline.execute()
 
     def rows(self, place: str, *, ours: bool) -> Iterator[bytes]:
-        with self._server(place).client() as client:
+        with self.server(place).client() as client:
             keys = list(client.scan_iter(match="orders:*", count=5000))
             for start in range(0, len(keys), 5000):
                 yield from client.mget(keys[start : start + 5000])
