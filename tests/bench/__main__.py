@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Annotated
 
 import psutil
+import pytest
 import typer
 from rich.console import Console
 
-from tests.bench import apply, drain, interpreter, latency, slow, snapshot
+from tests.bench import apply, drain, idle, interpreter, latency, slow, snapshot, workers
 from tests.bench.measure import Measure, save, show
 from tests.bench.stage import Sizes, Stage
 from tests.bench.stores import STORES
@@ -34,6 +35,8 @@ RUNS: list[tuple[Run, tuple[str, ...]]] = [
     (latency.measures, tuple(latency.WAYS)),
     (slow.measures, ("capture_memory_slow_broker",)),
     (apply.measures, tuple(f"apply_{store}" for store in STORES)),
+    (workers.measures, ("two_workers",)),
+    (idle.measures, tuple(f"idle_{log}" for log in idle.LOGS)),
 ]
 """What is run, and the names by which it is asked for."""
 
@@ -55,7 +58,7 @@ def main(only: Annotated[list[str] | None, typer.Option(help="Measure to run; ma
             if wanted & set(names):
                 try:
                     found += run(stage, wanted)
-                except Exception:  # noqa: BLE001 - the other measures go on
+                except (Exception, pytest.fail.Exception):  # noqa: BLE001 - the other measures go on
                     failed = True
                     console.print(f"[red]{', '.join(names)} failed:", traceback.format_exc(), markup=False)
     finally:

@@ -47,10 +47,12 @@ FILLER = b"".join(b"%x" % (number * 0x9E3779B1) for number in range(64))
 class Spent(NamedTuple):
     """What a worker process cost from the moment it took the slot (the store) until it had caught up.
 
-    `peak_mb` is the most memory it ever had, `cpu_with_start` includes the interpreter's start and imports.
+    `ended` is that moment (monotonic clock), `peak_mb` the most memory it ever had, `cpu_with_start` includes the
+    interpreter's start and imports.
     """
 
     seconds: float
+    ended: float
     cpu: float
     cpu_with_start: float
     peak_mb: float
@@ -64,11 +66,12 @@ class Sizes:
     one_by_one: int = 100_000
     apply: int = 200_000
     latency_seconds: int = 20
+    idle_seconds: int = 30
     repeats: int = 2
 
     @classmethod
     def from_environment(cls) -> Sizes:
-        """``BENCH_CHANGES``, ``BENCH_ONE_BY_ONE``, ``BENCH_APPLY``, ``BENCH_LATENCY_SECONDS``, ``BENCH_REPEATS``."""
+        """Each from the variable of its name: ``BENCH_CHANGES``, ``BENCH_ONE_BY_ONE`` and so on."""
         names = cls.__dataclass_fields__
         given = {name: os.environ.get(f"BENCH_{name.upper()}") for name in names}
         return cls(**{name: int(value) for name, value in given.items() if value})
@@ -220,8 +223,17 @@ class Stage:
         workload.create(database)
         return database
 
-    def pipeline(self, database: Database, log: str) -> Path:
-        """The file of a new pipeline with everything at its default; `log` is ``kafka`` or ``embedded``."""
+    def pipeline(
+        self,
+        database: Database,
+        log: str,
+        *,
+        source: Mapping[str, Any] | None = None,
+        topics: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """The file of a new pipeline; `log` is ``kafka`` or ``embedded``. Everything is at its default but the bench's
+        table, and what `source` says of the source and `topics` of ``log.topics``.
+        """
         self._number += 1
         name = f"bench{self._number}"
         where = {"type": "embedded", "path": str(self.folder / "log")}
@@ -230,8 +242,8 @@ class Stage:
         document = {
             "version": 1,
             "pipeline": name,
-            "log": where,
-            "sources": {"pg": {"type": "postgres", "url": database.dsn, "tables": [workload.TABLE]}},
+            "log": {**where, "topics": topics or {}},
+            "sources": {"pg": {"type": "postgres", "url": database.dsn, "tables": [workload.TABLE], **(source or {})}},
             "sinks": {},
         }
         file = self.folder / f"{name}.yaml"

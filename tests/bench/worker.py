@@ -85,8 +85,8 @@ def main(report: str, file: str, name: str) -> int:
         code = role.main(file, name)
     _mark("ended")
     seconds, cpu = marks["ended"] - marks["started"], marks["ended_cpu"] - marks["started_cpu"]
-    whole = {"seconds": seconds, "cpu": cpu, "cpu_with_start": marks["ended_cpu"], "peak_mb": _peak()}
-    Path(report).write_text(json.dumps(whole))
+    whole = {"seconds": seconds, "ended": marks["ended"], "cpu": cpu, "cpu_with_start": marks["ended_cpu"]}
+    Path(report).write_text(json.dumps({**whole, "peak_mb": _peak()}))
     return code
 
 

@@ -109,6 +109,12 @@ class Postgres(Server):
         self.stop()
         self.start()
 
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def running(self) -> bool:
         """Whether the server process is there."""
         return self._process is not None and self._process.poll() is None
