@@ -1,7 +1,8 @@
 """What a sink keeps beside its rows: offsets, generations, floors and tombstones, in the transaction of the rows.
 
 The row of ``_cdc_offsets`` with an empty topic says whose the tables are (`topic_id` is the sink), and counts the
-generations that were drawn. Each partition's row has the newest generation that claimed or wrote it.
+generations that were drawn. Each partition's row has the newest generation that claimed or wrote it, and the version
+of the newest delete in it: what is newer need not be looked up among the tombstones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    text,
     tuple_,
     update,
 )
@@ -48,6 +50,8 @@ class Ledger:
         self._owner = owner
         self._schema = schema
         self._where = where
+        self.newest_deletes: dict[TopicPartition, int] = {}
+        """By partition of the running transaction: no tombstone there has a higher version."""
         self._drawn = 0
         self._generations: dict[TopicPartition, int] = {}
         self._purge_at = 0.0
@@ -58,6 +62,7 @@ class Ledger:
             Column("topic_id", String(255), nullable=False),
             Column("next_offset", BigInteger, nullable=False),
             Column("generation", BigInteger, nullable=False),
+            Column("newest_delete", BigInteger, nullable=False, server_default=text("0")),
             Column("started", DateTime, nullable=False, server_default=func.now()),
         )
         self._floors = self._table("_cdc_floors", *_partition(), Column("version", BigInteger, nullable=False))
@@ -117,14 +122,16 @@ class Ledger:
             raise self.gap()
         places = _places(batches)
         found = connection.execute(
-            select(held.topic, held.partition, held.generation)
+            select(held.topic, held.partition, held.generation, held.newest_delete)
             .where(tuple_(held.topic, held.partition).in_(places))
             .order_by(held.topic, held.partition)
             .with_for_update()
         ).fetchall()
-        if any(generation > self._generations[TopicPartition(*place)] for *place, generation in found):
+        if any(generation > self._generations[TopicPartition(*place)] for *place, generation, _ in found):
             raise FencedError(f"{self._where}: another process of this sink took a partition over")
-        return sorted({*places} - {TopicPartition(topic, number) for topic, number, _ in found})
+        started = {TopicPartition(topic, number): newest for topic, number, _, newest in found}
+        self.newest_deletes = {place: started.get(place, 0) for place in places}
+        return sorted({*places} - started.keys())
 
     def begin(self, connection: Connection, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
         """The same, for a transaction that ends with :meth:`store`; returns the floors."""
@@ -163,6 +170,9 @@ class Ledger:
 
     def remember(self, connection: Connection, deletes: Changes, first: int) -> None:
         """Keep the versions of staged deletes, for rows that come late."""
+        for row, number in zip(deletes.rows, deletes.partitions, strict=True):
+            place = TopicPartition(deletes.topic, number)
+            self.newest_deletes[place] = max(self.newest_deletes[place], row.version)
         new = INCOMING.c
         source = select(
             literal(deletes.topic).label("topic"),
@@ -186,6 +196,7 @@ class Ledger:
                 "topic_id": topic_ids[batch.topic],
                 "next_offset": batch.next_offset,
                 "generation": self._generations[TopicPartition(batch.topic, batch.partition)],
+                "newest_delete": self.newest_deletes[TopicPartition(batch.topic, batch.partition)],
             }
             for batch in batches
         }

@@ -148,9 +148,8 @@ class MySqlServer(SqlServer):
         letters = unicodedata.normalize("NFKD", name.casefold())
         return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
-    def stage(self, connection: Connection, changes: Changes, first: int) -> Sequence[Refused]:
-        if first == 0:  # a session's table outlives the transaction
-            connection.execute(delete(INCOMING))
+    def stage(self, connection: Connection, changes: Changes, first: int) -> None:
+        connection.execute(delete(INCOMING).where(INCOMING.c.number >= first))  # it outlives the transaction
         staged = [
             {
                 "number": number,
@@ -162,7 +161,6 @@ class MySqlServer(SqlServer):
             for number, (row, partition) in enumerate(zip(changes.rows, changes.partitions, strict=True), first)
         ]
         connection.execute(insert(INCOMING), staged)
-        return []
 
     def upsert(
         self,
@@ -173,10 +171,11 @@ class MySqlServer(SqlServer):
         names: Mapping[str, str],
         first: int,
     ) -> Sequence[Refused]:
-        numbers = range(first, first + len(changes.rows))
-        these = INCOMING.c.number.between(numbers[0], numbers[-1])
-        after_delete = is_late(changes.topic, tombstones)
-        late = set(connection.scalars(select(INCOMING.c.number).where(these, after_delete)))
+        late: set[int] = set()
+        if changes.late:
+            self.stage(connection, changes, first)
+            after_delete = is_late(changes.topic, tombstones)
+            late = set(connection.scalars(select(INCOMING.c.number).where(changes.staged_from(first), after_delete)))
         unfit: list[Refused] = []
         values: dict[int, tuple[Any, ...]] = {}
         for number, row in enumerate(changes.rows):

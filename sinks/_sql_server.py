@@ -91,8 +91,8 @@ class SqlServer(ABC):
         """Equal for names that the server does not tell apart."""
 
     @abstractmethod
-    def stage(self, connection: Connection, changes: Changes, first: int) -> Sequence[Refused]:
-        """Put `changes` into :data:`INCOMING`, numbered from `first`; returns those that cannot be put there."""
+    def stage(self, connection: Connection, changes: Changes, first: int) -> None:
+        """Put deletes into :data:`INCOMING`, numbered from `first`."""
 
     @abstractmethod
     def upsert(
@@ -104,8 +104,9 @@ class SqlServer(ABC):
         names: Mapping[str, str],
         first: int,
     ) -> Sequence[Refused]:
-        """Write the staged rows that are newer than what `target` and the tombstones hold; into a history, those that
-        are not there yet. `names`: stored by column. Returns those that cannot be written.
+        """Write the rows that are newer than what `target` and the tombstones hold; into a history, those that are not
+        there yet. `names`: stored by column; `first`: nothing has been staged from there on. Returns those that cannot
+        be written.
 
         Columns that the rows' schema does not have become null, those that a partial row does not bring stay.
         """
@@ -128,7 +129,7 @@ def refused(
     try:
         with connection.begin_nested():
             attempt(numbers)
-    except DBAPIError as error:
+    except server.errors as error:
         if server.trouble(error)[0] is not Trouble.VALUE:
             raise
         if len(numbers) == 1:

@@ -29,17 +29,16 @@ TABLE_OPTIONS: Final[Mapping[str, Any]] = {
 INCOMING: Final = Table(
     "_cdc_incoming",
     MetaData(),
-    Column("number", Integer, nullable=False),
-    Column("key", KEY_TYPE, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    Column("partition", Integer, nullable=False),
+    Column("number", Integer),
+    Column("key", KEY_TYPE),
+    Column("version", BigInteger),
+    Column("partition", Integer),
     Column("since", TIME_TYPE),
     Column("until", TIME_TYPE),
-    Column("after", Text),
     prefixes=["TEMPORARY"],
     postgresql_on_commit="DELETE ROWS",
 )
-"""A session's own table: rows and deletes, numbered in the transaction; `after` is used by PostgreSQL only."""
+"""A session's own table: deletes, numbered in the transaction, and rows as far as the server wants them there."""
 
 
 def is_newer(new: ColumnElement[int], held: ColumnElement[int]) -> ColumnElement[bool]:
@@ -74,6 +73,8 @@ class Changes:
     partitions: list[int] = field(default_factory=list)
     until: dict[int, int] = field(default_factory=dict)
     """For rows that are superseded by later ones of the same write: when, by their number here."""
+    late: bool = False
+    """Whether there is one among the rows that a delete which came before may be newer than."""
 
     def add(self, row: Row, partition: int) -> int:
         """Add a row; returns its number."""

@@ -49,7 +49,7 @@ def own_columns(kept: Kept) -> list[Column[Any]]:
     return columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """A table as it is now; `columns` are the types of the source's columns by name."""
 

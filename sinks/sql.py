@@ -174,7 +174,8 @@ class SqlSink(Sink):
         MySQL commits with each such statement.
         """
         topics = {batch.topic for batch in batches}
-        schemas = {row.schema: None for batch in batches for row in batch.rows if row.schema and row.after is not None}
+        found = {id(row.schema): row.schema for batch in batches for row in batch.rows if row.after is not None}
+        schemas = {schema for schema in found.values() if schema is not None}
         if tables is None or not tables.is_ready(topics, schemas):
             config = self._config
             with self._engine.begin() as connection:
@@ -195,7 +196,7 @@ class SqlSink(Sink):
                         self._ledger.raise_floor(connection, batch, floors)
                         if (target := tables.of_topic(connection, batch.topic)) is not None:
                             target.sweep(connection, batch)
-                gathered = Gathered(together, floors, self._config.kept)
+                gathered = Gathered(together, floors, self._ledger.newest_deletes, self._config.kept)
                 rejected += gathered.rejected
                 for upserts in gathered.upserts:
                     rejected += self._upsert(connection, tables, upserts, staged)
@@ -218,10 +219,7 @@ class SqlSink(Sink):
         assert target is not None, "it has been prepared"
         assert schema is not None, "they are no deletes"
         names = tables.stored_names(schema, target.columns)
-        unfit = [
-            *server.stage(connection, upserts, first),
-            *server.upsert(connection, target, self._ledger.tombstones, upserts, names, first),
-        ]
+        unfit = server.upsert(connection, target, self._ledger.tombstones, upserts, names, first)
         if target.kept.history and upserts.sent is not None:
             missing = [name for column, name in names.items() if column not in upserts.sent]
             for row in upserts.rows:

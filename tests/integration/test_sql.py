@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,42 @@ def test_another_sink_needs_a_schema_of_its_own(make: MakeSink) -> None:
     make()
     with pytest.raises(PermanentError, match="belongs to shop:copy"):
         make("second")
+
+
+@pytest.mark.parametrize("store", [pytest.param(POSTGRES, marks=pytest.mark.xdist_group(POSTGRES))], indirect=True)
+def test_rows_of_more_types_than_a_table_has_columns(make: MakeSink) -> None:
+    sink = make()
+    values = {Kind.INT16: 7, Kind.DATE: "2026-01-31"}
+    many = {
+        kind: table(f"t_{kind}", {"id": INT, **{f"c{n}": LogicalType(kind) for n in range(900)}}) for kind in values
+    }
+    for version, kind in enumerate((*values, *values), 1):
+        row = many[kind].row(version, id=version, c899=values[kind])
+        write(sink, ITEMS.batch(ITEMS.deleted(version, id=1), next_offset=version), many[kind].batch(row))
+    assert query(sink, "SELECT c899 FROM replica.t_int16") == [(7,), (7,)]
+    assert query(sink, "SELECT c899 FROM replica.t_date") == [(date(2026, 1, 31),)] * 2
+
+
+# Rows that no column can hold.
+
+
+def test_refused_rows_are_found_among_thousands(make: MakeSink, store: Store) -> None:
+    refused, bad = store.refused(), (7, 2000, 2001, 4999)
+    assert refused is not None
+    sink = make()
+    rows = [refused(n) if n in bad else ITEMS.row(n, id=n, name="good") for n in range(1, 5001)]
+    rejected = write(sink, ITEMS.batch(*rows))
+    assert sorted(one.key for one in rejected) == sorted(ITEMS.key(id=n) for n in bad)
+    assert {id_ for (id_,) in query(sink, "SELECT id FROM replica.items")} == {*range(1, 5001)} - {*bad}
+
+
+def test_a_row_that_a_constraint_of_theirs_refuses(make: MakeSink) -> None:
+    sink = make()
+    write(sink, ITEMS.batch(ITEMS.row(1, id=1)))
+    query(sink, "ALTER TABLE replica.items ADD CHECK (id <> 3)")
+    rejected = write(sink, ITEMS.batch(*(ITEMS.row(n, id=n) for n in range(2, 6))))
+    assert [one.key for one in rejected] == [ITEMS.key(id=3)]
+    assert query(sink, "SELECT id FROM replica.items ORDER BY id") == [(1,), (2,), (4,), (5,)]
 
 
 # One transaction, several workers.

@@ -16,7 +16,7 @@ from connectors.postgres.client import SESSION
 from connectors.postgres.values import load
 from schemas.table import TableSchema
 from schemas.types import Kind, LogicalType
-from sinks import _sql_postgres, _sql_target, sql
+from sinks import _sql_postgres_rows, _sql_target, sql
 from sinks._sql_tables import Tables
 from sinks._warehouse import Kept
 from tests.contract.sinks import Store
@@ -75,9 +75,9 @@ class SqlPostgresStore(Store):
             self._server.start()
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (_sql_postgres, _sql_target):
+        for module in (_sql_postgres_rows, _sql_target):
             monkeypatch.setattr(module, "is_newer", lambda *_: true())
-        monkeypatch.setattr(_sql_postgres, "is_late", lambda *_: false())
+        monkeypatch.setattr(_sql_postgres_rows, "is_late", lambda *_: false())
 
     def holds(self, type_: LogicalType, value: Value) -> bool:
         return not (type_.kind is Kind.STRING and isinstance(value, str) and "\0" in value)
