@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,5 +123,8 @@ def _cost(stage: Stage, database: Database, service: psutil.Process | None = Non
 
 def _cpu(process: psutil.Process | None) -> float:
     """CPU seconds of a process and of its descendants; those that have ended are in their parents' account."""
-    every = [] if process is None else [process, *process.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:4]) for one in every)
+    seconds = 0.0
+    for one in [] if process is None else [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # it ended just now
+            seconds += sum(one.cpu_times()[:4])
+    return seconds

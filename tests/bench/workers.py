@@ -15,7 +15,7 @@ from cdc.log import Log, TopicPartition
 from tests.bench import check, workload
 from tests.bench.measure import Measure
 from tests.bench.stage import Spent, Stage
-from tests.bench.stores import Redis
+from tests.bench.stores import Sql
 from tests.servers import wait_until
 from tests.servers.postgres import drop_database
 
@@ -24,14 +24,14 @@ PATIENCE_SECONDS = 60.0
 
 
 def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
-    """Fill a cache, by one worker and by two in turn: there the worker has more to do than the store."""
+    """Fill PostgreSQL, by one worker and by two in turn: each has as much to do there as its process of the server."""
     database = stage.database()
     file = stage.pipeline(database, "kafka", topics={"partitions": PARTITIONS})
     stage.capture(file)
     counts = workload.mixed(database, stage.sizes.changes)
     stage.capture(file)
     check.log_holds(stage.load(file), database, counts)
-    store = Redis(stage)
+    store = Sql(stage)
     rates: dict[int, list[float]] = {1: [], 2: []}
     cpu: dict[int, list[float]] = {1: [], 2: []}
     for number in range(stage.sizes.repeats):
@@ -39,8 +39,7 @@ def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
             place = f"workers{workers}_{number}"
             stage.set_sink(file, place, {**store.sink(place), "workers": workers})
             rate, spent = _fill(stage, file, place)
-            check.store_holds(database, store.rows(place, ours=True), f"a cache fed by {workers}")
-            store.server(place).stop()
+            check.store_holds(database, store.rows(place, ours=True), f"what {workers} fed")
             stage.say(f"workers, {workers}: {rate:,.0f} records/s")
             rates[workers].append(rate)
             cpu[workers].append(sum(one.cpu for one in spent) / max(one.seconds for one in spent))
@@ -61,9 +60,9 @@ def _fill(stage: Stage, file: Path, sink: str) -> tuple[float, list[Spent]]:
     with closing(pipeline.open_log()) as log:
         began, left = time.monotonic(), _left(log, sink)
     spent = [worker.until_caught_up() for worker in running]
-    if not left or began >= max(one.ended for one in spent):
-        raise AssertionError(f"all was done before {len(roles)} workers had partitions: BENCH_CHANGES is too few")
-    return left / (max(one.ended for one in spent) - began), spent
+    seconds = max(one.ended for one in spent) - began
+    assert seconds > 0, f"all was done before {len(roles)} workers had partitions: BENCH_CHANGES is too few"
+    return left / seconds, spent
 
 
 def _shared(admin: AdminClient, group: str, members: int) -> bool:
