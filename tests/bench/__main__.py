@@ -32,6 +32,7 @@ RUNS: list[tuple[Run, tuple[str, ...]]] = [
     (drain.bulk, ("bulk_kafka", "bulk_embedded")),
     (drain.one_by_one, ("one_by_one_kafka", "one_by_one_embedded")),
     (snapshot.measures, ("snapshot_kafka", "snapshot_embedded")),
+    (snapshot.readers, tuple(f"snapshot_readers_{count}" for count in snapshot.READERS)),
     (latency.measures, tuple(latency.WAYS)),
     (slow.measures, ("capture_memory_slow_broker",)),
     (apply.measures, tuple(f"apply_{store}" for store in STORES)),

@@ -12,6 +12,7 @@ from tests.servers.postgres import drop_database
 
 LOGS = ("kafka", "embedded")
 BAR, AIM = 0.1, 0.2
+READERS = (2, 4)
 
 
 def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
@@ -45,4 +46,35 @@ def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
             figures,
         )
         for log in logs
+    ]  # fmt: skip
+
+
+def readers(stage: Stage, wanted: Collection[str]) -> list[Measure]:
+    """The same table read by one reader, by two and by four, into Kafka; for the record."""
+    database = stage.database()
+    rows = sum(workload.bulk(database, stage.sizes.changes).values())
+    database.execute("VACUUM ANALYZE orders")
+    counts = [1, *(count for count in READERS if f"snapshot_readers_{count}" in wanted)]
+    runs: dict[int, list[float]] = {count: [] for count in counts}
+    peaks: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(stage.sizes.repeats):
+        for count in counts:
+            file = stage.pipeline(database, "kafka", source={"snapshot": {"readers": count}})
+            spent = stage.capture(file)
+            stage.say(f"snapshot, {count} readers: {rows / spent.seconds:,.0f} rows/s, {spent.peak_mb:.0f} MB")
+            check.log_holds(stage.load(file), database, {"r": rows})
+            stage.remove(file)
+            runs[count].append(spent.seconds)
+            peaks[count].append(spent.peak_mb)
+    drop_database(database)
+
+    def figures(count: int) -> dict[str, object]:
+        return {"rows/s": [rows / seconds for seconds in runs[count]], "peak MB": peaks[count]}
+
+    return [
+        Measure(
+            f"snapshot_readers_{count}", median(runs[1]) / median(runs[count]), "of one reader", None, None, False,
+            figures(count), figures(1),
+        )
+        for count in counts[1:]
     ]  # fmt: skip
