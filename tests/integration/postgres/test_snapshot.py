@@ -257,9 +257,12 @@ def test_a_chunk_behind_an_uncommitted_rewrite(
         monkeypatch.setattr(ChunkReader, "_read", _read_without_lock)
     with database18.connect() as writer, shop.changed(tables=["public.item"]).running() as running:
         running.catch_up()
+        reached, go_on = held(monkeypatch, "low")  # a transaction that began before the snapshot would be waited for
+        shop.request_snapshot("public.item")
+        running.wait(reached.is_set, "the chunk to be begun")
         writer.execute("BEGIN; ALTER TABLE item ALTER name TYPE varchar(40) USING name || '!'")
         writer.execute("ALTER TABLE item ALTER name TYPE text USING name || '!'")
-        shop.request_snapshot("public.item")
+        go_on.set()
         waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'item'::regclass"
         running.wait(lambda: database18.execute(waiting), "the reader to wait for the table")
         if not naive:
