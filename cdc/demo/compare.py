@@ -98,7 +98,8 @@ def _by_key(key: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> Rows:
 
 
 def _equal(row: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
-    return all(column in stored and _same(value, stored[column]) for column, value in row.items())
+    """A document from before a column was added has no such field, the row has a null."""
+    return all(_same(value, stored.get(column)) for column, value in row.items())
 
 
 def _same(value: Any, stored: Any) -> bool:
