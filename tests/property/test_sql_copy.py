@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc.errors import DecodeError
-from cdc.formats.json import dumps, render
+from cdc.formats.json import decode, dumps, render
 from connectors.postgres import arrays
 from connectors.postgres.values import load
 from schemas.types import Kind, LogicalType
@@ -66,9 +66,11 @@ def test_a_line_holds_the_row(data: st.DataObject) -> None:
     table = data.draw(tables())
     values = values_of(table, data)
     columns = [column for column in table.schema.columns if column.name in values]
-    cells = line_of(table.schema, columns)(rendered(table, values)).split(b"\t")
+    after = rendered(table, values)
+    cells = line_of(table.schema, columns)(after).split(b"\t")
     found = [read(column.type, cell) for column, cell in zip(columns, cells, strict=True)]
-    assert found == [comparable(column.type, values[column.name]) for column in columns]
+    held = decode(table.schema, after)  # the debezium profile loses some values' last zeros, and zones
+    assert found == [comparable(column.type, held[column.name]) for column in columns]
 
 
 @given(st.data())
