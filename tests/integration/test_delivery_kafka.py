@@ -126,9 +126,9 @@ def test_partitions_move_to_another_worker_while_the_store_is_away(pipeline: Pip
     store, lock = MemoryStore(), threading.Lock()
     first, second = Member(store, lock), Member(store, lock)
     first.away.set()
-    with delivering(pipeline.log, first):
+    with delivering(pipeline.log, first, lasting=True):
         wait_until(lambda: first.tried > 0)
-        with delivering(pipeline.open(), second):
+        with delivering(pipeline.open(), second, lasting=True):
             wait_until(lambda: len(second.partitions()) == 2)
             assert first.partitions() == set()
             first.away.clear()
