@@ -39,32 +39,32 @@ END $$
 
 @dataclass(frozen=True)
 class Cost:
-    """What an hour costs: CPU seconds of the service and of the database server, each with all its processes, and kB
-    of WAL.
-    """
+    """What an hour costs: CPU seconds of each of our processes, of all of the database server's, and kB of WAL."""
 
-    service: float
+    service: list[float]
     server: float
     wal: float
 
     def figures(self) -> dict[str, object]:
-        """The database's part, raw."""
-        return {"database CPU s/h": self.server, "WAL kB/h": self.wal}
+        """Raw."""
+        ours = {"CPU s/h of run, source, sink": self.service} if self.service else {}
+        return {**ours, "database CPU s/h": self.server, "WAL kB/h": self.wal}
 
 
 def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
     """A database at rest by itself, then with a pipeline of a hundred of its tables and a cache."""
     database = create_database(stage.postgres)
     database.execute(_TABLES)
+    database.execute("VACUUM ANALYZE")
     alone = _cost(stage, database)
     found = []
     for log in LOGS:
         if f"idle_{log}" not in wanted:
             continue
         cost = _run(stage, database, log)
-        stage.say(f"idle, {log}: {cost.service:.0f} s of CPU and {cost.wal:.0f} kB of WAL an hour")
-        figures = cost.figures(), alone.figures()
-        found.append(Measure(f"idle_{log}", cost.service, "CPU s/h", MOST_CPU, AIMED_CPU, True, *figures))
+        cpu, figures = sum(cost.service), (cost.figures(), alone.figures())
+        stage.say(f"idle, {log}: {cpu:.0f} s of CPU and {cost.wal:.0f} kB of WAL an hour")
+        found.append(Measure(f"idle_{log}", cpu, "CPU s/h", MOST_CPU, AIMED_CPU, True, *figures))
         found.append(Measure(f"idle_wal_{log}", cost.wal - alone.wal, "kB/h", None, None, True, *figures))
     drop_database(database)
     return found
@@ -109,22 +109,40 @@ def _running(stage: Stage, file: Path) -> Iterator[psutil.Process]:
 
 
 def _cost(stage: Stage, database: Database, service: psutil.Process | None = None) -> Cost:
-    server, seconds = psutil.Process(stage.postgres.pid), stage.sizes.idle_seconds
+    server, ours = psutil.Process(stage.postgres.pid), _family(service) if service else []
     waiting = threading.Event()  # only waited for: nothing sets it
     waiting.wait(SETTLE_SECONDS)
-    (before,) = database.execute("SELECT pg_current_wal_insert_lsn()")
-    began = _cpu(service), _cpu(server)
+    seconds = stage.sizes.idle_seconds
+    wal, cpu, of_server = _wal(database), [_cpu(one) for one in ours], _cpu_of_all(server)
     waiting.wait(seconds)
-    ended = _cpu(service), _cpu(server)
-    ((wal,),) = database.execute(f"SELECT pg_current_wal_insert_lsn() - '{before[0]}'::pg_lsn")
+    spent = [_cpu(one) - before for one, before in zip(ours, cpu, strict=True)]
     hours = seconds / 3600
-    return Cost((ended[0] - began[0]) / hours, (ended[1] - began[1]) / hours, float(wal) / 1000 / hours)
+    return Cost(
+        [one / hours for one in spent],
+        (_cpu_of_all(server) - of_server) / hours,
+        (_wal(database) - wal) / 1000 / hours,
+    )
 
 
-def _cpu(process: psutil.Process | None) -> float:
-    """CPU seconds of a process and of its descendants; those that have ended are in their parents' account."""
+def _wal(database: Database) -> int:
+    """Bytes of WAL that were ever written."""
+    ((position,),) = database.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
+    return int(position)
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _cpu(process: psutil.Process) -> float:
+    """CPU seconds of a process, and of its children that have ended."""
+    return float(sum(process.cpu_times()[:4]))
+
+
+def _cpu_of_all(process: psutil.Process) -> float:
+    """The same for a process and all its descendants."""
     seconds = 0.0
-    for one in [] if process is None else [process, *process.children(recursive=True)]:
+    for one in _family(process):
         with suppress(psutil.NoSuchProcess):  # it ended just now
-            seconds += sum(one.cpu_times()[:4])
+            seconds += _cpu(one)
     return seconds
