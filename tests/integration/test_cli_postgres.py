@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import duckdb
 import psutil
 import pytest
 
+from tests.integration.postgres.support import busy
 from tests.servers import wait_until
 from tests.servers.postgres import Database, Server, create_database, drop_database
 
@@ -176,24 +176,12 @@ def test_status_says_what_a_snapshot_waits_for(tmp_path: Path, shop: Database) -
     (tmp_path / "cdc.yaml").write_text(
         FILE.replace("tables: [public.*]", "tables: [public.*], snapshot: {max_active_sessions: 1}")
     )
-    stop = threading.Event()
-    busy = [threading.Thread(target=_sleep, args=(shop, stop)) for _ in range(2)]
-    for one in busy:
-        one.start()
-    run = user.popen("run", "--only", "source/db")
-    try:
-        waits = "the snapshot waits for the database: 2 sessions are active, more than max_active_sessions (1)"
-        wait_until(lambda: waits in " ".join(user.cdc("status").split()), what="the reason")
-        assert "snapshot of public.customers: 0 rows read" in user.cdc("status")
-    finally:
-        stop.set()
-        run.terminate()
-        run.communicate(timeout=30)
-        for one in busy:
-            one.join()
-
-
-def _sleep(database: Database, stop: threading.Event) -> None:
-    with database.connect() as connection:
-        while not stop.is_set():
-            connection.execute("SELECT pg_sleep(0.2)")
+    with busy(shop, 2):
+        run = user.popen("run", "--only", "source/db")
+        try:
+            waits = "the snapshot waits for the database: 2 sessions are active, more than max_active_sessions (1)"
+            wait_until(lambda: waits in " ".join(user.cdc("status").split()), what="the reason")
+            assert "snapshot of public.customers: 0 rows read" in user.cdc("status")
+        finally:
+            run.terminate()
+            run.communicate(timeout=30)

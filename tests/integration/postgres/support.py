@@ -31,7 +31,7 @@ from connectors.postgres import PostgresConnector
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.position import Position, decode_position
 from tests.servers import wait_until
-from tests.servers.postgres import Server
+from tests.servers.postgres import Database, Server
 
 SOURCE = "shop"
 PIPELINE = "test"
@@ -294,6 +294,34 @@ def lost_standby(server: Server) -> Iterator[Callable[[], None]]:
         yield come_back
     finally:
         come_back()
+
+
+@contextlib.contextmanager
+def busy(database: Database, sessions: int) -> Iterator[Callable[[], None]]:
+    """So many sessions run a statement until the end of the block, or until what it yields is called."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(database.connect()) for _ in range(sessions)]
+        threads = [threading.Thread(target=_sleep, args=(connection,)) for connection in connections]
+        for thread in threads:
+            thread.start()
+
+        def end() -> None:
+            for connection in connections:
+                connection.cancel()
+            for thread in threads:
+                thread.join(30)
+
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(600)'"
+        try:
+            wait_until(lambda: database.execute(asleep)[0][0] >= sessions, what="sessions that are active")
+            yield end
+        finally:
+            end()
+
+
+def _sleep(connection: psycopg.Connection[Any]) -> None:
+    with contextlib.suppress(psycopg.errors.QueryCanceled):
+        connection.execute("SELECT pg_sleep(600)")
 
 
 class Running:

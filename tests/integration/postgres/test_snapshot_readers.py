@@ -10,7 +10,7 @@ import pytest
 from connectors.postgres.chunk import Chunk, ChunkReader
 from connectors.postgres.position import KeyRange
 from tests.integration.postgres.conftest import MakeSource
-from tests.integration.postgres.support import assert_dense
+from tests.integration.postgres.support import assert_dense, busy
 from tests.integration.postgres.test_snapshot import _write, held
 from tests.servers.postgres import Database
 
@@ -169,27 +169,12 @@ def test_a_busy_database_is_left_alone(database18: Database, source18: MakeSourc
         database18.execute(f"GRANT CREATE ON DATABASE {database18.name} TO {role}; ALTER TABLE item OWNER TO {role}")
         shop = shop.changed(dsn=database18.dsn.replace("postgres@", f"{role}@"))
         assert shop.dsn != database18.dsn
-    stop = threading.Event()
-    busy = [threading.Thread(target=_sleep, args=(database18, stop)) for _ in range(3)]
-    for one in busy:
-        one.start()
     state = lambda: shop.log.states("worker").get("source/shop", {})  # noqa: E731
-    try:
-        with shop.running() as running:
-            running.wait(lambda: "sessions are active" in state().get("waiting_for", ""), "the snapshot to wait")
-            assert shop.position.snapshots
-            stop.set()
-            running.catch_up()
-    finally:
-        stop.set()
-        for one in busy:
-            one.join()
+    with busy(database18, 3) as end, shop.running() as running:
+        running.wait(lambda: "sessions are active" in state().get("waiting_for", ""), "the snapshot to wait")
+        assert shop.position.snapshots
+        end()
+        running.catch_up()
     shop.assert_equal("public.item")
     if not privileged:
         database18.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")
-
-
-def _sleep(database: Database, stop: threading.Event) -> None:
-    with database.connect() as connection:
-        while not stop.is_set():
-            connection.execute("SELECT pg_sleep(0.5)")
