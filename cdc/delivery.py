@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 from cdc import faults
 from cdc.config.fields import SinkConfig
 from cdc.config.secrets import redact
-from cdc.errors import PermanentError, TransientError
+from cdc.errors import PermanentError, RebalancingError, TransientError
 from cdc.intake import Intake
 from cdc.log import Fetched, Log, TopicPartition
 from cdc.reduce import history, key_hash, reduce
@@ -114,16 +114,10 @@ class _Delivery:
             self._failure = ""
 
     def commit(self) -> None:
-        offsets = {TopicPartition(part.topic, part.partition): part.next_offset for part in self.intake.batch}
-        if not offsets:
+        if not self.intake.batch:
             return
-        try:
-            self._reader.commit(offsets)
-        except TransientError as error:
-            if not self._sink.owns_offsets:
-                raise
-            # Nobody starts from these offsets, they only tell the lag; the next commit brings them.
-            logger.warning("delivery.offsets_not_committed", sink=self._name, error=str(error.args[0]))
+        while not self._committed():
+            self._poll_paused(POLL_SECONDS)
         faults.reach("delivery.after_commit")
         self._starts.stored(self.intake.batch)
         for part in self.intake.batch:
@@ -131,6 +125,22 @@ class _Delivery:
             if part.records:
                 self._appended_at = max(self._appended_at, part.records[-1].timestamp / 1000)
         self.intake.written()
+
+    def _committed(self) -> bool:
+        """Commit what the batch has. False: not yet, the group is sharing out its partitions; a poll ends that, and
+        what is taken away meanwhile leaves the batch.
+        """
+        try:
+            self._reader.commit({TopicPartition(*part[:2]): part.next_offset for part in self.intake.batch})
+        except TransientError as error:
+            if self._sink.owns_offsets:
+                # Nobody starts from these offsets, they only tell the lag; the next commit brings them.
+                logger.warning("delivery.offsets_not_committed", sink=self._name, error=str(error.args[0]))
+                return True
+            if not isinstance(error, RebalancingError) or self._control.stopping():
+                raise
+            return False
+        return True
 
     def report(self) -> None:
         progress = {"records": self._records, "appended_at": self._appended_at or None}

@@ -36,6 +36,10 @@ class UnreachableError(TransientError):
     exit_code = 3
 
 
+class RebalancingError(TransientError):
+    """A consumer group is sharing out its partitions anew: what is still assigned after a poll can be committed."""
+
+
 class PermanentError(CdcError):
     """Will not succeed however often it is tried: something must be changed first."""
 

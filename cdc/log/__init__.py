@@ -152,7 +152,10 @@ class LogReader(ABC):
 
     @abstractmethod
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Record the group's next offsets durably, with each topic's id. Raises TransientError, FencedError."""
+        """Record the group's next offsets durably, with each topic's id.
+
+        Raises RebalancingError (`poll`, then commit what is still assigned), TransientError, FencedError.
+        """
 
     @abstractmethod
     def position(self) -> Mapping[TopicPartition, int]:

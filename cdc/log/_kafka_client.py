@@ -10,7 +10,14 @@ from confluent_kafka import KafkaError, KafkaException
 from pydantic import Field, field_validator
 
 from cdc.config.fields import Model, Secret
-from cdc.errors import CdcError, FencedError, PermanentError, TransientError, UnreachableError
+from cdc.errors import (
+    CdcError,
+    FencedError,
+    PermanentError,
+    RebalancingError,
+    TransientError,
+    UnreachableError,
+)
 from cdc.log import LogConfig, TopicsConfig
 
 CALL_SECONDS: Final = 10.0
@@ -188,10 +195,11 @@ _FENCED: Final = {
     KafkaError._FENCED,
     KafkaError.PRODUCER_FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.FENCED_INSTANCE_ID,
 }
+_REBALANCING: Final = {KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION}
+"""The second: the group has moved on, and this member has not polled since."""
 _UNREACHABLE: Final = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
@@ -214,7 +222,6 @@ _BUSY: Final = {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
-    KafkaError.REBALANCE_IN_PROGRESS,
     KafkaError.NOT_ENOUGH_REPLICAS,
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NETWORK_EXCEPTION,
@@ -235,6 +242,8 @@ def explained(error: KafkaError, doing: str, *, otherwise: type[CdcError] = Perm
     message = f"Kafka: {doing} failed: {error.str()}"
     if code in _FENCED:
         return FencedError(message, hint="another process has taken over; run each source and each sink's role once")
+    if code in _REBALANCING:
+        return RebalancingError(message, hint="it is tried again")
     if code in _REFUSED:
         return PermanentError(message, hint="check log.tls, log.sasl and the rights that this user has in Kafka")
     if code in _TOO_LARGE:

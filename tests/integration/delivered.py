@@ -10,7 +10,6 @@ from types import TracebackType
 
 from cdc.config.fields import SinkConfig
 from cdc.delivery import deliver
-from cdc.errors import TransientError
 from cdc.log import Log, LogWriter, Produced, TopicPartition, TopicsConfig
 from cdc.log.embedded import EmbeddedConfig, EmbeddedLog
 from cdc.record import LAYOUT, TOMBSTONE, TRUNCATE_KEY, marker_header, pack_header
@@ -126,19 +125,10 @@ class Source:
 
 
 class Delivering(threading.Thread):
-    """A sink's worker as a thread; `failure` is what ended it. `lasting`: what is transient does not, as in a role."""
+    """A sink's worker as a thread; `failure` is what ended it."""
 
-    def __init__(
-        self,
-        log: Log,
-        sink: Sink,
-        config: SinkConfig = CONFIG,
-        *,
-        until_caught_up: bool = False,
-        lasting: bool = False,
-    ) -> None:
+    def __init__(self, log: Log, sink: Sink, config: SinkConfig = CONFIG, *, until_caught_up: bool = False) -> None:
         super().__init__(daemon=True)
-        self._lasting = lasting
         self.control = Control("sink/store", log, until_caught_up=until_caught_up)
         self.failure: BaseException | None = None
         self._arguments = ("store", sink, config, log, self.control)
@@ -146,18 +136,9 @@ class Delivering(threading.Thread):
     def run(self) -> None:
         try:
             with self.control:
-                self._deliver()
+                deliver(*self._arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the test
             self.failure = error
-
-    def _deliver(self) -> None:
-        while True:
-            try:
-                deliver(*self._arguments)
-                return
-            except TransientError:
-                if not self._lasting or self.control.wait(0.2):
-                    raise
 
     def end(self) -> None:
         """Wait until it has ended, and raise what ended it."""
@@ -168,9 +149,9 @@ class Delivering(threading.Thread):
 
 
 @contextmanager
-def delivering(log: Log, sink: Sink, config: SinkConfig = CONFIG, *, lasting: bool = False) -> Iterator[Delivering]:
+def delivering(log: Log, sink: Sink, config: SinkConfig = CONFIG) -> Iterator[Delivering]:
     """A sink that runs until the end of the block."""
-    worker = Delivering(log, sink, config, lasting=lasting)
+    worker = Delivering(log, sink, config)
     worker.start()
     try:
         yield worker

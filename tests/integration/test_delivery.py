@@ -14,8 +14,9 @@ import pytest
 
 from cdc import delivery, tables
 from cdc.config.fields import BatchConfig, SinkConfig
-from cdc.errors import FencedError, GapError, PermanentError, TransientError
+from cdc.errors import FencedError, GapError, PermanentError, RebalancingError, TransientError
 from cdc.log import Fetched, LogReader, TopicPartition
+from cdc.log._embedded_reader import EmbeddedReader
 from cdc.log.embedded import EmbeddedLog
 from cdc.reduce import key_hash
 from cdc.sink import Batch, Rejected, StoredOffset
@@ -638,3 +639,27 @@ def test_a_backlog_is_polled_around_while_a_slow_store_writes_it(
     deliver_all(log, sink, SinkConfig(type="memory", batch=BatchConfig(rows=1)))
     assert holds(sink.store, source)()
     assert sink.rows_written() == 20
+
+
+def test_a_commit_waits_for_the_end_of_a_rebalance(
+    log: EmbeddedLog, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are in the store and stay this worker's: there is no reason to leave the group and write them again."""
+    source.put(1, "new")
+    source.commit()
+    refused = iter(range(2))
+    commit = EmbeddedReader.commit
+
+    def committing(reader: EmbeddedReader, offsets: Mapping[TopicPartition, int]) -> None:
+        if next(refused, None) is not None:
+            raise RebalancingError("not now")
+        commit(reader, offsets)
+
+    monkeypatch.setattr(EmbeddedReader, "commit", committing)
+    sink = MemorySink("store", CONFIG)
+    assert deliver_all(log, sink).caught_up
+    assert holds(sink.store, source)()
+    committed = {place: at.offset for place, at in log.committed("store").items()}
+    assert committed
+    assert committed == log.end_offsets(list(committed))
+    assert next(refused, None) is None

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
+from cdc.errors import CdcError, FencedError, RebalancingError, TransientError
 from cdc.log import Topic, TopicPartition
 from cdc.log import _kafka_reader as module
+from cdc.log._kafka_client import explained
 from cdc.log.kafka import KafkaConfig
 
 PLACE = TopicPartition("orders", 0)
@@ -116,3 +119,15 @@ def test_a_partition_that_comes_back_within_a_poll_begins_where_it_was_committed
     assert [record.offset for record in fetched.records] == [5, 6]
     assert reader.position() == {PLACE: 7}
     reader.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (KafkaError.REBALANCE_IN_PROGRESS, RebalancingError),
+        (KafkaError.ILLEGAL_GENERATION, RebalancingError),
+        (KafkaError.UNKNOWN_MEMBER_ID, FencedError),
+    ],
+)
+def test_a_commit_in_the_middle_of_a_rebalance_is_not_the_end(code: int, kind: type[CdcError]) -> None:
+    assert type(explained(KafkaError(code), "committing offsets", otherwise=TransientError)) is kind
