@@ -101,13 +101,16 @@ class EmbeddedReader(LogReader):
     def poll(self, timeout: float) -> list[Fetched]:
         deadline = time.monotonic() + timeout
         nap = SHORTEST_NAP
+        drained = False
         while True:
             now = time.monotonic()
             if now - self._looked >= LOOK_EVERY_SECONDS:
                 self._look()
                 self._looked = now
+                drained = False
             with explaining(self._folder):
-                fetched = self._fetch()
+                fetched = self._fetch(drained)
+            drained = True
             left = deadline - time.monotonic()
             if fetched or left <= 0:
                 return fetched
@@ -217,8 +220,11 @@ class EmbeddedReader(LogReader):
         if not start <= offset <= place.end:
             raise _gap(tp, f"has offsets {start} to {place.end}, which {offset} is not among")
 
-    def _fetch(self) -> list[Fetched]:
+    def _fetch(self, drained: bool) -> list[Fetched]:
+        """What there is; `drained`: there was nothing a moment ago, so only a file that changed is worth a look."""
         changed = [name for name, file in self._files.items() if file.changed()]
+        if drained and not changed:
+            return []
         if changed:
             for tp, place in self._places.items():
                 if place.file in changed:
