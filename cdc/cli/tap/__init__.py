@@ -9,9 +9,9 @@ from typing import Final
 from cdc.cli.session import Session
 from cdc.cli.tap import source, topic
 from cdc.cli.tap.event import Filter as Filter
-from cdc.cli.tap.rate import Pace
+from cdc.cli.tap.output import Output
+from cdc.cli.tap.rate import Rate
 from cdc.cli.tap.remarks import Remarks
-from cdc.cli.tap.screen import Screen
 from cdc.cli.tap.sink import Applied, applied
 from cdc.cli.tap.start import Start
 from cdc.cli.tap.text import FORMATS
@@ -50,17 +50,17 @@ def tap(
             "--from and --since are for the log: a source is tapped from now on", hint="leave them out, or --at topic"
         )
     with Remarks(rate, session.say) as remarks:
-        screen = Screen(FORMATS[format_], Pace(rate), limit, remarks, session.say)
-        stop_on_signals(screen.end)
+        output = Output(FORMATS[format_], Rate(rate), limit, remarks, session.say)
+        stop_on_signals(output.end)
         if kind == "source":
-            events = source.events(pipeline.connector(name), wanted, remarks, screen.stopping)
-            screen.show(f"{pipeline.name} at {part} from now on", events)
+            events = source.events(pipeline.connector(name), wanted, remarks, output.stopping)
+            output.show(f"{pipeline.name} at {part} from now on", events)
         else:
-            _tap_log(session, pipeline, name, wanted, begin, remarks, screen)
+            _tap_log(session, pipeline, name, wanted, begin, remarks, output)
 
 
 def _tap_log(
-    session: Session, pipeline: Pipeline, sink: str, wanted: Filter, begin: Start, remarks: Remarks, screen: Screen
+    session: Session, pipeline: Pipeline, sink: str, wanted: Filter, begin: Start, remarks: Remarks, output: Output
 ) -> None:
     """All that is on the log, or what `sink` has applied of it."""
     patterns = pipeline.sinks[sink].tables if sink else ["*"]
@@ -72,8 +72,8 @@ def _tap_log(
             _refuse_several_tables(partitions)
         gate = Applied(log, sink, remarks) if sink else topic.everything
         offsets = begin.offsets(log, partitions, applied(log, sink) if sink else None, session.say)
-        events = topic.events(log, tables, wanted, offsets, gate, screen.stopping)
-        screen.show(f"{pipeline.name} at {f'sink/{sink}' if sink else 'the log'} from {begin.text}", events)
+        events = topic.events(log, tables, wanted, offsets, gate, output.stopping)
+        output.show(f"{pipeline.name} at {f'sink/{sink}' if sink else 'the log'} from {begin.text}", events)
 
 
 def _refuse_several_tables(partitions: Sequence[TopicPartition]) -> None:

@@ -11,7 +11,7 @@ from cdc.cli.tap.event import Event
 clock = time.monotonic
 
 
-class Pace:
+class Rate:
     """At most `rate` events in any one second, evenly; 0: all of them."""
 
     def __init__(self, rate: int) -> None:

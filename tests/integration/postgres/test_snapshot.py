@@ -60,10 +60,11 @@ def test_every_row_once_whatever_the_key(database: Database, source: MakeSource,
     assert not shop.position.snapshots
 
 
-def test_rows_that_change_while_they_are_read(database: Database, source: MakeSource) -> None:
+@pytest.mark.parametrize(("readers", "size"), [(1, "20KiB"), (4, "8KiB")])
+def test_rows_that_change_while_they_are_read(database: Database, source: MakeSource, readers: int, size: str) -> None:
     database.execute("CREATE TABLE item (id int PRIMARY KEY, name text, note text)")
     database.execute("INSERT INTO item SELECT n, 'row ' || n, repeat('x', 50) FROM generate_series(1, 6000) n")
-    shop = source(["public.item"], snapshot={"chunk_bytes": "20KiB"})
+    shop = source(["public.item"], snapshot={"readers": readers, "chunk_bytes": size})
     stop = threading.Event()
     writers = [threading.Thread(target=_write, args=(database.dsn, seed, stop)) for seed in range(2)]
     for writer in writers:

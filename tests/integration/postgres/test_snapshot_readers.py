@@ -11,7 +11,7 @@ from connectors.postgres.chunk import Chunk, ChunkReader
 from connectors.postgres.position import KeyRange
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import assert_dense, busy
-from tests.integration.postgres.test_snapshot import _write, held
+from tests.integration.postgres.test_snapshot import held
 from tests.servers.postgres import Database
 
 pytestmark = pytest.mark.xdist_group("postgres-snapshot")
@@ -64,30 +64,6 @@ def test_small_tables_are_read_side_by_side(
     shop.assert_equal(*(f"public.item{n}" for n in range(6)))
     assert len(begun.chunks) == 6, "none of them is looked at twice"
     assert begun.at_once == 4
-
-
-def test_rows_that_change_while_several_read(database18: Database, source18: MakeSource) -> None:
-    database18.execute("CREATE TABLE item (id int PRIMARY KEY, name text, note text)")
-    database18.execute("INSERT INTO item SELECT n, 'row ' || n, repeat('x', 50) FROM generate_series(1, 6000) n")
-    shop = source18(["public.item"], snapshot=FOUR)
-    stop = threading.Event()
-    writers = [threading.Thread(target=_write, args=(database18.dsn, seed, stop)) for seed in range(2)]
-    for writer in writers:
-        writer.start()
-    try:
-        with shop.running() as running:
-            running.wait(
-                lambda: shop.log.positions() and shop.position.anchor and not shop.position.snapshots, seconds=60
-            )
-            stop.set()
-            for writer in writers:
-                writer.join()
-            running.catch_up()
-    finally:
-        stop.set()
-    shop.assert_equal("public.item")
-    assert_dense(shop.records())
-    assert {r.operation for r in shop.events()} == set("rcud"), "the writers and the snapshot met"
 
 
 def test_killed_among_several_chunks_each_range_goes_on(database18: Database, source18: MakeSource) -> None:

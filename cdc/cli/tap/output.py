@@ -10,26 +10,26 @@ from contextlib import closing
 from typing import Final
 
 from cdc.cli.tap.event import Event
-from cdc.cli.tap.rate import Pace
+from cdc.cli.tap.rate import Rate
 from cdc.cli.tap.remarks import Remarks
 
 END_SECONDS: Final = 2.0
 """How long a signal waits for what keeps us from ending: an stdout that takes nothing, a log that does not answer."""
 
 
-class Screen:
+class Output:
     """Shows events until there are enough of them, or a signal comes."""
 
     def __init__(
         self,
         text: Callable[[Event], str],
-        pace: Pace,
+        rate: Rate,
         limit: int | None,
         remarks: Remarks,
         say: Callable[[str], None],
     ) -> None:
         self._text = text
-        self._pace = pace
+        self._rate = rate
         self._limit = limit
         self._remarks = remarks
         self._say = say
@@ -63,7 +63,7 @@ class Screen:
         self._say(self._sum())
 
     def _write(self, batch: Sequence[Event]) -> None:
-        events = self._pace.some(batch, None if self._limit is None else self._limit - self._shown)
+        events = self._rate.some(batch, None if self._limit is None else self._limit - self._shown)
         for event in events:
             if self.stopping():
                 break
