@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -19,10 +19,11 @@ from psycopg import pq, sql
 
 from cdc import faults
 from cdc.errors import CdcError, PermanentError, TransientError
+from cdc.source.plan import KeyRange
+from cdc.source.snapshot import Chunk, TableLocked
 from connectors.postgres.catalogue import CatalogTable, describe
 from connectors.postgres.client import connect, unreachable
 from connectors.postgres.config import PostgresConfig
-from connectors.postgres.position import KeyRange
 from connectors.postgres.visibility import DatabaseSnapshot
 from connectors.postgres.wire import unescape
 
@@ -42,40 +43,15 @@ SELECT pg_current_snapshot()::text, pg_relation_size(oid), nullif(reltuples, -1)
 
 
 @dataclass
-class Chunk:
-    """One chunk: what to read, and once `done` is set what was read.
+class PostgresChunk(Chunk):
+    """`lines` are the rows in COPY's text format without their newline, `table` is how the table looked in the
+    `snapshot` that read them."""
 
-    It reads the first rows of `range`: `limit` at most, fewer when `chunk_bytes` is full. `lines` are the rows in
-    COPY's text format without their newline. `rest` is what is left of the range, in `divide` ranges of about the same
-    size if that is worth it. `table` is how the table looked in the snapshot that read them, `table_rows` how many rows
-    the server believes it has, None when it was never analysed.
-    """
-
-    table: CatalogTable
-    range: KeyRange
-    limit: int
-    id: str
-    divide: int = 1
-    lines: list[bytes] = field(default_factory=list)
     snapshot: DatabaseSnapshot | None = None
-    rest: list[KeyRange] = field(default_factory=list)
-    table_rows: int | None = None
-    seconds: float = 0.0
-    size: int = 0
-    read_at: int = 0
-    """When it was read, µs since 1970."""
-    marked_at: float = 0.0
-    """When its high mark was written, by the monotonic clock."""
-    error: CdcError | None = None
-    done: threading.Event = field(default_factory=threading.Event)
 
     def mark(self, which: str) -> str:
         """The message that marks this chunk's ``low`` or ``high`` end in the WAL."""
         return json.dumps({"chunk": self.id, "mark": which})
-
-
-class LockNotAvailable(CdcError):
-    """The table is locked by DDL; try again."""
 
 
 class ChunkReader:
@@ -88,7 +64,7 @@ class ChunkReader:
         self._idle: list[psycopg.Connection[Any]] = []
         self._threads: list[threading.Thread] = []
 
-    def begin(self, chunk: Chunk) -> None:
+    def begin(self, chunk: PostgresChunk) -> None:
         """Start reading `chunk`; its result, or its `error`, is there when ``chunk.done`` is set."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._threads.append(threading.Thread(target=self._run, args=(chunk,), name="chunk reader", daemon=True))
@@ -117,7 +93,7 @@ class ChunkReader:
             raise TransientError("the source is being closed")
         return connection
 
-    def _run(self, chunk: Chunk) -> None:
+    def _run(self, chunk: PostgresChunk) -> None:
         try:
             connection = self._connect()
             try:
@@ -127,7 +103,7 @@ class ChunkReader:
         except CdcError as error:
             chunk.error = error
         except psycopg.errors.LockNotAvailable:
-            chunk.error = LockNotAvailable(f"table {chunk.table.full_name} is locked by DDL")
+            chunk.error = TableLocked(f"table {chunk.table.full_name} is locked by DDL")
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             chunk.error = unreachable(str(error))
         except psycopg.Error as error:
@@ -138,7 +114,7 @@ class ChunkReader:
         finally:
             chunk.done.set()
 
-    def _read(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
+    def _read(self, connection: psycopg.Connection[Any], chunk: PostgresChunk) -> None:
         # 1. Low mark.
         self._emit(connection, chunk.mark("low"))
         began = time.monotonic()
@@ -175,7 +151,7 @@ class ChunkReader:
     def _emit(self, connection: psycopg.Connection[Any], content: str) -> None:
         connection.execute("SELECT pg_logical_emit_message(true, %s, %s)", [MESSAGE_PREFIX, content])
 
-    def _copy(self, connection: psycopg.Connection[Any], chunk: Chunk) -> None:
+    def _copy(self, connection: psycopg.Connection[Any], chunk: PostgresChunk) -> None:
         """The first rows of the chunk's range, in key order."""
         names = [column.name for column in chunk.table.columns]
         limit = sql.SQL(" LIMIT {}").format(sql.Literal(chunk.limit))
@@ -187,7 +163,7 @@ class ChunkReader:
         last = [(unescape(values[names.index(name)]) or b"").decode() for name in chunk.table.key]
         chunk.rest = [KeyRange(last, chunk.range.until)]
 
-    def _divide(self, connection: psycopg.Connection[Any], chunk: Chunk, size: int) -> list[KeyRange]:
+    def _divide(self, connection: psycopg.Connection[Any], chunk: PostgresChunk, size: int) -> list[KeyRange]:
         """The rest of the table, which has `size` bytes, in ranges that a sample of its pages says are equal."""
         [rest] = chunk.rest
         parts = min(chunk.divide, size // self._config.snapshot.chunk_bytes)

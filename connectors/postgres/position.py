@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import msgspec
 
 from cdc.errors import DecodeError
+from cdc.source.plan import TableIdentity, TableSnapshot
 
 
 class Anchor(msgspec.Struct, frozen=True):
@@ -38,41 +36,6 @@ class OpenTransaction(msgspec.Struct, frozen=True):
     ordinal: int
 
 
-class KeyRange(msgspec.Struct, frozen=True):
-    """Rows whose key is greater than `after` (None: from the first one on) and at most `until` (None: to the last one).
-
-    Both hold the key columns as the server prints them.
-    """
-
-    after: list[str] | None = None
-    until: list[str] | None = None
-
-    def divided(self, at: Sequence[list[str]]) -> list[KeyRange]:
-        """The same rows as ranges of their own, divided after the keys `at`, which rise."""
-        edges = [self.after, *at, self.until]
-        return [KeyRange(after, until) for after, until in itertools.pairwise(edges)]
-
-
-class TableSnapshot(msgspec.Struct, frozen=True):
-    """How far the snapshot of one table has come.
-
-    `since` is the version that the sweep marker at its end will carry, None when the topic was empty at the start and
-    there is nothing to sweep. `ranges` are still to be read, `rows` are on the log. `fence`: transactions that must
-    have ended before the first chunk is read.
-    """
-
-    since: int | None
-    ranges: list[KeyRange] = msgspec.field(default_factory=lambda: [KeyRange()])
-    rows: int = 0
-    fence: str | None = None
-
-    def advanced(self, read: KeyRange, rest: Sequence[KeyRange], rows: int) -> TableSnapshot:
-        """What is left once so many rows of the range `read` are on the log too, and `rest` of it is not."""
-        place = self.ranges.index(read)
-        ranges = [*self.ranges[:place], *rest, *self.ranges[place + 1 :]]
-        return msgspec.structs.replace(self, ranges=ranges, rows=self.rows + rows)
-
-
 class Position(msgspec.Struct, frozen=True):
     """See the module. `anchor` None: slot and publication are being made (an intent), nothing was captured yet.
 
@@ -101,19 +64,6 @@ class Position(msgspec.Struct, frozen=True):
     def encode(self) -> bytes:
         """As JSON."""
         return msgspec.json.encode(self)
-
-
-class TableIdentity(msgspec.Struct, frozen=True):
-    """What must not change beneath a captured table: its topic, and the columns that make the record key.
-
-    `published` is the oid of the table's place in the publication: another one means that it was out of it for a while.
-    """
-
-    topic_id: str
-    partitions: int
-    profile: str
-    key: list[str]
-    published: int
 
 
 _decoder = msgspec.json.Decoder(Position)

@@ -10,10 +10,10 @@ from cdc.compile import Append, CompiledRead, CompiledTable, RowFunction
 from cdc.errors import PermanentError
 from cdc.formats.envelope import TransactionParts
 from cdc.log import Produced
+from cdc.source.plan import gap
 from connectors.postgres import wire
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.pgoutput import Relation
-from connectors.postgres.slot import gap
 from connectors.postgres.tables import CapturedTables
 from connectors.postgres.values import logical_type
 from schemas.table import Column, TableSchema

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from cdc.errors import GapError
+from cdc.source.plan import gap
 from connectors.postgres.lsn import format_lsn
 from connectors.postgres.pgoutput import Begin
 from connectors.postgres.position import Anchor, OpenTransaction, Position
-from connectors.postgres.slot import gap
 
 WHOLE: Final = 1 << 62
 """Rows to skip when the whole transaction is: so many that counting down never comes near zero."""

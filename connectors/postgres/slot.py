@@ -9,14 +9,14 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from cdc.errors import GapError, PermanentError
+from cdc.errors import PermanentError
+from cdc.source.plan import gap
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.lsn import format_lsn, parse_lsn
 from connectors.postgres.position import Position
 
 OLDEST_VERSION: Final = 140000
-SNAPSHOT_COMMAND: Final = "cdc snapshot"
 _SLOT: Final = sql.SQL(
     "SELECT plugin, database, current_database(), wal_status, confirmed_flush_lsn, "
     "coalesce(to_jsonb(s) ->> 'invalidation_reason', '') FROM pg_replication_slots s WHERE slot_name = {}"
@@ -208,11 +208,6 @@ def check_continuity(connection: ReplicationConnection, position: Position) -> N
             f"the server's WAL ends at {format_lsn(flushed)}, before our position {format_lsn(stored)}: "
             "the database was restored from an older copy"
         )
-
-
-def gap(what: str) -> GapError:
-    """A gap of this source, with the command that mends it."""
-    return GapError(what, hint=f"`{SNAPSHOT_COMMAND}` reads all tables again and goes on from there")
 
 
 def retained_bytes(connection: psycopg.Connection[Any], slot: str) -> int | None:

@@ -17,19 +17,20 @@ from cdc.formats.envelope import Envelope
 from cdc.log import Log, Produced
 from cdc.progress import SnapshotProgress
 from cdc.record import SWEEP_KEY, TRUNCATE_KEY, marker_header
+from cdc.source.plan import TableSnapshot, gap
 from cdc.worker import Control, State
 from connectors.postgres import pgoutput
-from connectors.postgres.chunk import MESSAGE_PREFIX, Chunk, ChunkReader
+from connectors.postgres.chunk import MESSAGE_PREFIX, ChunkReader, PostgresChunk
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.feedback import Feedback
 from connectors.postgres.lsn import format_lsn
-from connectors.postgres.position import Anchor, OpenTransaction, TableSnapshot, decode_position
+from connectors.postgres.position import Anchor, OpenTransaction, decode_position
 from connectors.postgres.relations import Relations
 from connectors.postgres.reselect import Incomplete, Reselect
 from connectors.postgres.resume import WHOLE, Resumption
-from connectors.postgres.slot import check_continuity, gap
-from connectors.postgres.snapshot import Snapshots
+from connectors.postgres.slot import check_continuity
+from connectors.postgres.snapshot import PostgresSnapshots
 from connectors.postgres.tables import Tables
 from connectors.postgres.wire import row_values
 
@@ -61,7 +62,7 @@ class PostgresStream(Stream):
         self._log = log_
         self._control = control
         self._connection: ReplicationConnection | None = None
-        self._snapshots: Snapshots | None = None
+        self._snapshots: PostgresSnapshots | None = None
         self.incomplete = False
         self.more = False
         self.splittable = True
@@ -81,9 +82,9 @@ class PostgresStream(Stream):
         self._anchored_at = time.monotonic()
         # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
         self._run = uuid.uuid4().hex
-        self._ready: tuple[Chunk, set[bytes]] | None = None
+        self._ready: tuple[PostgresChunk, set[bytes]] | None = None
         self._progress = SnapshotProgress()
-        self._emitting: tuple[Chunk, set[bytes], int] | None = None
+        self._emitting: tuple[PostgresChunk, set[bytes], int] | None = None
         # The message whose passing means that we are caught up.
         self._goal: str | None = None
         self._goal_seen = self._goal_taken = self._goal_stored = False
@@ -120,7 +121,7 @@ class PostgresStream(Stream):
         self._relations = Relations(self._tables, self._log.schemas(), self._stored.schemas)
         self._reselect = Reselect(self._tables)
         reader = ChunkReader(self._config)
-        self._snapshots = Snapshots(
+        self._snapshots = PostgresSnapshots(
             self._config.snapshot,
             reader,
             self._tables.current_snapshot,

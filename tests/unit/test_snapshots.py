@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from cdc.source.config import SnapshotConfig
+from cdc.source.plan import KeyRange, TableSnapshot
 from connectors.postgres.catalogue import CatalogTable
-from connectors.postgres.chunk import Chunk
-from connectors.postgres.config import SnapshotConfig
-from connectors.postgres.position import KeyRange, TableSnapshot
-from connectors.postgres.snapshot import Snapshots
+from connectors.postgres.chunk import PostgresChunk
+from connectors.postgres.snapshot import PostgresSnapshots
 from connectors.postgres.visibility import DatabaseSnapshot
 
 TABLE = CatalogTable(1, "public", "item", "d", (), ("id",))
@@ -22,9 +22,9 @@ class Reader:
     """Reads nothing; the test says what was read."""
 
     def __init__(self) -> None:
-        self.begun: list[Chunk] = []
+        self.begun: list[PostgresChunk] = []
 
-    def begin(self, chunk: Chunk) -> None:
+    def begin(self, chunk: PostgresChunk) -> None:
         self.begun.append(chunk)
 
 
@@ -34,19 +34,21 @@ def reader() -> Reader:
 
 
 @pytest.fixture
-def snapshots(reader: Reader) -> Snapshots:
+def snapshots(reader: Reader) -> PostgresSnapshots:
     config = SnapshotConfig(readers=1, max_lag="5s")  # type: ignore[arg-type]
     anything: Any = reader
-    return Snapshots(config, anything, lambda: ALL, lambda: ALL, lambda: 0, lambda _: None)
+    return PostgresSnapshots(config, anything, lambda: ALL, lambda: ALL, lambda: 0, lambda _: None)
 
 
-def _poll(snapshots: Snapshots, *, behind: bool) -> None:
+def _poll(snapshots: PostgresSnapshots, *, behind: bool) -> None:
     plan = {"public.item": TableSnapshot(None)}
     snapshots.poll(plan, {"public.item": TABLE}, "run", behind=behind)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 6.0])
-def test_while_changes_come_late_no_chunk_is_begun(snapshots: Snapshots, reader: Reader, seconds: float) -> None:
+def test_while_changes_come_late_no_chunk_is_begun(
+    snapshots: PostgresSnapshots, reader: Reader, seconds: float
+) -> None:
     _poll(snapshots, behind=True)
     [chunk] = reader.begun
     snapshots.mark(chunk.id, "low")
@@ -78,7 +80,9 @@ def test_progress_replaces_the_range_that_was_read() -> None:
     assert progress.advanced(c, [], 5).ranges == [a, b]
 
 
-def test_streamed_transactions_are_remembered_as_long_as_rows_are_read(snapshots: Snapshots, reader: Reader) -> None:
+def test_streamed_transactions_are_remembered_as_long_as_rows_are_read(
+    snapshots: PostgresSnapshots, reader: Reader
+) -> None:
     _poll(snapshots, behind=False)
     [chunk] = reader.begun
     snapshots.streamed(1001)

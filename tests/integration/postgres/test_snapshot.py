@@ -12,10 +12,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from cdc.source import snapshot as snapshots
 from connectors.postgres import chunk as chunks
-from connectors.postgres import snapshot as snapshots
 from connectors.postgres.chunk import ChunkReader
-from connectors.postgres.snapshot import Snapshots
+from connectors.postgres.snapshot import PostgresSnapshots
 from connectors.postgres.tables import Tables
 from connectors.postgres.visibility import DatabaseSnapshot
 from tests.integration.postgres.conftest import MakeSource
@@ -174,7 +174,7 @@ def held(monkeypatch: pytest.MonkeyPatch, where: str, chunk: int = 1) -> tuple[t
 
 
 def ignore(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    monkeypatch.setattr(Snapshots, method, lambda *_: None)
+    monkeypatch.setattr(PostgresSnapshots, method, lambda *_: None)
 
 
 def _truncate(database: Database) -> None:
@@ -274,7 +274,7 @@ def test_a_chunk_behind_an_uncommitted_rewrite(
     assert shop.differs("public.item") == naive
 
 
-def _read_without_lock(self: ChunkReader, connection: Any, chunk: chunks.Chunk) -> None:
+def _read_without_lock(self: ChunkReader, connection: Any, chunk: chunks.PostgresChunk) -> None:
     self._emit(connection, chunk.mark("low"))
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     row = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
@@ -293,7 +293,7 @@ def test_a_transaction_in_flight_when_a_table_is_added(
     shop = source18(["public.item"])
     shop.capture()
     if naive:
-        monkeypatch.setattr(Snapshots, "_may_read", lambda *_: True)
+        monkeypatch.setattr(PostgresSnapshots, "_may_read", lambda *_: "")
     both = shop.changed(tables=["public.item", "public.other"])
     with database18.connect() as writer:
         writer.execute("BEGIN; INSERT INTO other VALUES (1)")
@@ -324,7 +324,7 @@ def test_a_lost_standby_keeps_a_streamed_transaction_invisible(
     shop = source18(["public.item"])
     shop.capture()
     if naive == "no fence":
-        monkeypatch.setattr(Snapshots, "_may_read", lambda *_: True)
+        monkeypatch.setattr(PostgresSnapshots, "_may_read", lambda *_: "")
     if naive == "young transactions forgotten":
         monkeypatch.setattr(Tables, "begun_snapshot", Tables.current_snapshot)
     if naive == "no fence":

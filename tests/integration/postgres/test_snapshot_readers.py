@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from connectors.postgres.chunk import Chunk, ChunkReader
-from connectors.postgres.position import KeyRange
+from cdc.source.plan import KeyRange
+from connectors.postgres.chunk import ChunkReader, PostgresChunk
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import assert_dense, busy
 from tests.integration.postgres.test_snapshot import held
@@ -23,11 +23,11 @@ class Begun:
     """Which chunks are begun, and how many of them were being read at the same time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.chunks: list[Chunk] = []
+        self.chunks: list[PostgresChunk] = []
         self.at_once = 0
         begin = ChunkReader.begin
 
-        def counting(reader: ChunkReader, chunk: Chunk) -> None:
+        def counting(reader: ChunkReader, chunk: PostgresChunk) -> None:
             self.chunks.append(chunk)
             self.at_once = max(self.at_once, sum(not one.done.is_set() for one in self.chunks))
             begin(reader, chunk)
@@ -92,7 +92,7 @@ def test_ddl_in_the_middle_voids_what_was_read_before(
     reached, go_on = threading.Event(), threading.Event()
     copy = ChunkReader._copy
 
-    def after_copy(reader: ChunkReader, connection: object, chunk: Chunk) -> None:
+    def after_copy(reader: ChunkReader, connection: object, chunk: PostgresChunk) -> None:
         copy(reader, connection, chunk)  # type: ignore[arg-type]
         if chunk.range.until is not None and not reached.is_set():
             held.append(chunk)
@@ -105,7 +105,7 @@ def test_ddl_in_the_middle_voids_what_was_read_before(
             assert go_on.wait(30)
         emit(reader, connection, content)  # type: ignore[arg-type]
 
-    held: list[Chunk] = []
+    held: list[PostgresChunk] = []
     monkeypatch.setattr(ChunkReader, "_copy", after_copy)
     monkeypatch.setattr(ChunkReader, "_emit", emitting)
     shop = source18(["public.item"], snapshot=FOUR)
