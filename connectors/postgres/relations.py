@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cdc.compile import Append, CompiledRead, CompiledTable, RowFunction
+from cdc.compile import Append, CompiledTable, RowFunction
 from cdc.errors import PermanentError
 from cdc.formats.envelope import TransactionParts
 from cdc.log import Produced
 from cdc.source.plan import gap
+from cdc.source.schemas import Schemas
 from connectors.postgres import wire
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.pgoutput import Relation
@@ -63,13 +64,9 @@ def _watching(function: RowFunction, table: str, touched: Touched) -> RowFunctio
 class Relations:
     """All relations that the stream has described, by oid."""
 
-    def __init__(self, tables: CapturedTables, on_log: Mapping[bytes, TableSchema], last: dict[str, str]) -> None:
-        """`on_log`: the schemas that the log has. `last`: the id (hex) of the one that each table's rows had last."""
+    def __init__(self, tables: CapturedTables, schemas: Schemas) -> None:
         self._tables = tables
-        self._on_log = dict(on_log)
-        self.last = last
-        """The id (hex) of the schema that each table's rows had last, for the position. Replaced, never changed."""
-        self._reads: dict[bytes, CompiledRead] = {}
+        self._schemas = schemas
         self.known: dict[int, Known] = {}
         self.compiled: dict[bytes, CompiledTable] = {}
         """What the hot loop looks up: by the oid's four bytes. Tables that are not captured are missing."""
@@ -106,9 +103,9 @@ class Relations:
         self._install(relation.oid)
         if logged:
             return None
-        changed = self.last.get(name, schema.id.hex()) != schema.id.hex()
-        resync = self.seen(table, schema)
-        return News(name, self.first_use(schema), changed, resync)
+        changed = self._schemas.last.get(name, schema.id.hex()) != schema.id.hex()
+        resync = self.changed(table, schema)
+        return News(name, self._schemas.first_use(schema), changed, resync)
 
     def watch(self, names: Collection[str], touched: Touched) -> None:
         """Tell `touched` the keys of all records of the tables `names` from now on, and no others any more."""
@@ -138,38 +135,10 @@ class Relations:
         topic = self._tables.topic(table.schema, table.name)
         return TableSchema(topic, table.schema, table.name, tuple(described), table.key, self._tables.profile)
 
-    def read(self, schema: TableSchema) -> CompiledRead:
-        """The function that renders a snapshot's lines."""
-        if schema.id not in self._reads:
-            self._reads[schema.id] = wire.compile_copy(schema)
-        return self._reads[schema.id]
-
-    def first_use(self, schema: TableSchema) -> TableSchema | None:
-        """The schema if its record must be appended now, before the first row that refers to it."""
-        if schema.id in self._on_log:
-            return None
-        self._on_log[schema.id] = schema
-        return schema
-
-    def seen(self, table: CatalogTable, schema: TableSchema) -> str:
-        """The rows of `table` are of this schema from now on. Says why those on the log must be read again.
-
-        DDL may have changed them, and the stream has no events for that; empty when they need not be. A column dropped
-        leaves the rows as they were, one added without a default too. A column that went while another came may be a
-        rename.
-        """
-        before = self.last.get(table.full_name)
-        self.last = {**self.last, table.full_name: schema.id.hex()}
-        old = self._on_log.get(bytes.fromhex(before)) if before is not None else None
-        if old is None or old.id == schema.id:
-            return ""
-        added = [column.name for column in schema.columns if column.name not in old.by_name]
-        dropped = [column.name for column in old.columns if column.name not in schema.by_name]
-        if added and dropped:
-            return f"column {dropped[0]} became {added[0]}"
-        for column in schema.columns:
-            if column.name in old.by_name and old.by_name[column.name].type != column.type:
-                return f"column {column.name} is {column.native} now"
-        if added and self._tables.rows(_ADDED_WITH_VALUES, [table.oid, added]):
-            return f"column {added[0]} was added with a value for the rows that existed"
-        return ""
+    def changed(self, table: CatalogTable, schema: TableSchema) -> str:
+        """The rows of `table` are of this schema from now on: see :meth:`cdc.source.schemas.Schemas.seen`."""
+        return self._schemas.seen(
+            table.full_name,
+            schema,
+            lambda added: bool(self._tables.rows(_ADDED_WITH_VALUES, [table.oid, list(added)])),
+        )

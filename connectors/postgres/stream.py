@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, cast
 
 import msgspec
 import structlog
 
-from cdc.capture import Item, Marker, Stream
+from cdc.capture import Item
+from cdc.compile import CompiledRead
 from cdc.errors import DecodeError, TransientError
 from cdc.event import SEQUENCE_BITS, UNCHANGED
-from cdc.formats.envelope import Envelope
+from cdc.formats.envelope import Envelope, TransactionParts
 from cdc.log import Log, Produced
-from cdc.progress import SnapshotProgress
-from cdc.record import SWEEP_KEY, TRUNCATE_KEY, marker_header
-from cdc.source.plan import TableSnapshot, gap
-from cdc.worker import Control, State
-from connectors.postgres import pgoutput
+from cdc.record import TRUNCATE_KEY, marker_header
+from cdc.source.plan import gap
+from cdc.source.schemas import Schemas
+from cdc.source.stream import BATCH_BYTES, DatabaseStream
+from cdc.worker import Control
+from connectors.postgres import pgoutput, wire
 from connectors.postgres.chunk import MESSAGE_PREFIX, ChunkReader, PostgresChunk
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
@@ -33,13 +35,10 @@ from connectors.postgres.slot import check_continuity
 from connectors.postgres.snapshot import PostgresSnapshots
 from connectors.postgres.tables import Tables
 from connectors.postgres.wire import row_values
+from schemas.table import TableSchema
 
 log = structlog.get_logger()
 
-BATCH_BYTES: Final = 1 << 18
-"""WAL bytes decoded into one batch at most."""
-CHUNK_SLICE_ROWS: Final = 2000
-"""Rows of a chunk that are rendered in one go."""
 ANCHOR_ROWS: Final = 1000
 """A transaction of more rows is no anchor: the server would have to send it again at every reconnect."""
 HEARTBEAT_SECONDS: Final = 10.0
@@ -52,39 +51,27 @@ _XLOG_DATA: Final = ord("w")
 _INSERT, _UPDATE, _DELETE, _BEGIN, _COMMIT = b"IUDBC"
 
 
-class PostgresStream(Stream):
+class PostgresStream(DatabaseStream[PostgresChunk]):
     """See :class:`cdc.capture.Stream`. One life per connection: after an error it is closed and a new one made."""
 
     def __init__(self, name: str, config: PostgresConfig, tables: Tables, log_: Log, control: Control) -> None:
-        self._name = name
+        super().__init__(name, tables, control)
         self._config = config
         self._tables = tables
         self._log = log_
-        self._control = control
         self._connection: ReplicationConnection | None = None
         self._snapshots: PostgresSnapshots | None = None
-        self.incomplete = False
-        self.more = False
-        self.splittable = True
         # Where we are in the source's log.
-        self._items: list[Item] = []
-        self._append: Callable[[Produced], None]
-        self._version = 0
         self._begin = pgoutput.Begin(0, 0, 0)
         self._in_transaction = False
         self._rows = 0
         self._change_lsn = b""
         self._change_ordinal = 0
         self._skip = 0
-        self._dirty = False
         self._moved = False
         self._position_at = 0.0
         self._anchored_at = time.monotonic()
-        # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
-        self._run = uuid.uuid4().hex
         self._ready: tuple[PostgresChunk, set[bytes]] | None = None
-        self._progress = SnapshotProgress()
-        self._emitting: tuple[PostgresChunk, set[bytes], int] | None = None
         # The message whose passing means that we are caught up.
         self._goal: str | None = None
         self._goal_seen = self._goal_taken = self._goal_stored = False
@@ -118,7 +105,8 @@ class PostgresStream(Stream):
         self._control.done = self._request
         self._envelope = Envelope("postgresql", self._name, self._database)
         self._transaction = self._envelope.transaction(0, 0, None, 0)
-        self._relations = Relations(self._tables, self._log.schemas(), self._stored.schemas)
+        self._schemas = Schemas(self._log.schemas(), self._stored.schemas, wire.compile_copy)
+        self._relations = Relations(self._tables, self._schemas)
         self._reselect = Reselect(self._tables)
         reader = ChunkReader(self._config)
         self._snapshots = PostgresSnapshots(
@@ -204,15 +192,9 @@ class PostgresStream(Stream):
         self._version, self._rows, self._change_lsn, self._change_ordinal = version, rows, lsn, ordinal
         self._skip = skip
         self.more = left <= 0 or self._emitting is not None
-        items = [item for item in self._items if item != []]
+        items = self._taken_items()
         self._dirty = self._dirty or bool(items)
         return items
-
-    def _new_run(self) -> None:
-        """What follows is appended after everything so far."""
-        run: list[Produced] = []
-        self._items.append(run)
-        self._append = run.append
 
     def _wait(self, connection: ReplicationConnection, length: int, seconds: float) -> bool:
         if length < 0:
@@ -262,8 +244,8 @@ class PostgresStream(Stream):
             self._dirty = True
         self._moved = True
         if self._ready is not None:
-            self._emitting, self._ready = (*self._ready, 0), None
-            self.splittable = False
+            self._emit(self._ready)
+            self._ready = None
 
     def _describe(self, relation: pgoutput.Relation) -> None:
         skipped = bool(self._skip)
@@ -273,9 +255,7 @@ class PostgresStream(Stream):
         if news.changed:
             self._broken(news.name, "its definition changed")
         if news.schema is not None:
-            self._items.append(news.schema)
-            self._new_run()
-            self._dirty = True
+            self._put(news.schema)
         if news.resync:
             log.warning("table is read again: DDL changed its rows", table=news.name, why=news.resync)
             self._schedule(news.name)
@@ -295,11 +275,6 @@ class PostgresStream(Stream):
                 self._mark(known.schema.topic, TRUNCATE_KEY, marker_header(b"t", self._version))
                 self._version += 1
                 self._broken(known.table.full_name, "it was truncated")
-
-    def _mark(self, topic: str, key: bytes, header: bytes) -> None:
-        self._items.append(Marker(topic, key, header))
-        self._new_run()
-        self._dirty = True
 
     def _own_message(self, content: bytes) -> None:
         """A mark of a chunk, or the message that we are waiting for. What is not understood is not ours."""
@@ -357,54 +332,16 @@ class PostgresStream(Stream):
         assert self._snapshots is not None
         self._relations.watch(tables, self._snapshots.touched)
 
-    def _broken(self, table: str, why: str) -> None:
-        if self._snapshots is not None:
-            self._snapshots.broken(table, why)
-
-    def _schedule(self, name: str) -> None:
-        """Read a table again from its beginning; the number of the sweep that follows is drawn now."""
-        self._plan[name] = TableSnapshot(self._version)
-        self._version += 1
-        self._dirty = True
-        self._broken(name, "the table is read from its beginning")
-
-    def _emit_chunk(self) -> Sequence[Item]:
-        """The next rows of the chunk whose high mark has passed; after the last ones the progress, in one append."""
-        assert self._emitting is not None
-        chunk, skip, start = self._emitting
-        self.more = True  # the next `read` tells
-        name = chunk.table.full_name
-        self._items = []
-        self._new_run()
+    def _described(self, chunk: PostgresChunk) -> tuple[TableSchema, CompiledRead]:
         columns = [(column.name, column.type_oid, column.type_modifier) for column in chunk.table.columns]
         schema = self._relations.schema(chunk.table, columns)
-        resync = self._relations.seen(chunk.table, schema) if not start else ""
-        if resync and self._plan[name].rows:
-            log.warning("table is read from its beginning: DDL changed its rows", table=name, why=resync)
-            self._schedule(name)
-            self._emitting, self.splittable = None, True
-            return []
-        if self._relations.first_use(schema):
-            self._items.append(schema)
-            self._new_run()
-        end = start + CHUNK_SLICE_ROWS
-        parts = self._envelope.reading(chunk.read_at, time.time_ns())
-        lines = chunk.lines[start:end]
-        self._version = self._relations.read(schema).read(self._append, lines, parts, self._version, skip)
-        self._dirty = True
-        if end < len(chunk.lines):
-            self._emitting = (chunk, skip, end)
-            return [item for item in self._items if item != []]
-        self._emitting = None
-        self.splittable = True
-        progress = self._plan[name] = self._plan[name].advanced(chunk.range, chunk.rest, len(chunk.lines))
-        self._progress.read(name, progress.rows, chunk.table_rows)
-        if not progress.ranges:
-            del self._plan[name]
-            self._progress.done(name, progress.rows)
-            if progress.since is not None:
-                self._mark(schema.topic, SWEEP_KEY, marker_header(b"s", progress.since))
-        return [item for item in self._items if item != []]
+        return schema, self._schemas.read(schema)
+
+    def _reading(self, chunk: PostgresChunk) -> TransactionParts:
+        return self._envelope.reading(chunk.read_at, time.time_ns())
+
+    def _changed(self, chunk: PostgresChunk, schema: TableSchema) -> str:
+        return self._relations.changed(chunk.table, schema)
 
     # -- position and feedback -----------------------------------------------------------------------------------------
 
@@ -424,7 +361,7 @@ class PostgresStream(Stream):
             commit_lsn=self._commit_lsn,
             open=half,
             snapshots=dict(self._plan),
-            schemas=self._relations.last,
+            schemas=self._schemas.last,
             request=self._request,
         )
         self._dirty = self._moved = False
@@ -458,10 +395,7 @@ class PostgresStream(Stream):
         now = time.monotonic()
         if not self._resumption.over or self._snapshots is None or self._ready is not None or not self.splittable:
             return
-        self._snapshots.poll(self._plan, self._tables.captured, self._run, behind=self.more)
-        request = self._control.request
-        if request is not None and request["id"] != self._request:
-            self._read_again(request)
+        self._attend_snapshots()
         behind = self._feedback.received - (self._anchor.end_lsn if self._anchor is not None else 0)
         if now - self._anchored_at > HEARTBEAT_SECONDS and behind > IDLE_WAL_BYTES:
             self._anchored_at = now
@@ -470,32 +404,14 @@ class PostgresStream(Stream):
             self._goal = uuid.uuid4().hex
             self._tables.emit(self._goal)
 
-    def _read_again(self, request: Mapping[str, Any]) -> None:
-        """``cdc snapshot`` asks for tables."""
-        for name in request["tables"] or self._tables.captured:
-            if name in self._tables.captured:
-                self._schedule(name)
-            else:
-                log.error("a snapshot was asked for of a table that is not captured", table=name)
-        self._request = request["id"]
-        self._dirty = True
-
     def caught_up(self) -> bool:
         """See :class:`cdc.capture.Stream`."""
         return self._goal_stored and not self._plan
 
     def report(self) -> None:
         """Tell state, position and snapshot."""
-        state = State.SNAPSHOT if self._plan else State.STREAMING
-        assert self._snapshots is not None
-        progress = {
-            "position": format_lsn(self._commit_lsn),
-            "committed_at": self._anchor.commit_time / 1_000_000 if self._anchor is not None else None,
-            "snapshots": {name: self._progress.of(name, table.rows) for name, table in self._plan.items()},
-            "waiting_for": self._snapshots.waiting_for,
-        }
-        self._progress.waits(self._snapshots.waiting_for)
-        self._control.report(state, progress=progress)
+        committed_at = self._anchor.commit_time / 1_000_000 if self._anchor is not None else None
+        self._report(format_lsn(self._commit_lsn), committed_at)
 
     def _open_connection(self) -> ReplicationConnection:
         if self._connection is None:

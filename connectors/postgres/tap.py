@@ -20,7 +20,8 @@ from cdc.errors import DecodeError, PermanentError
 from cdc.formats.envelope import Envelope, plain_records
 from cdc.log import Produced
 from cdc.record import TRUNCATE_KEY, marker_header
-from connectors.postgres import pgoutput
+from cdc.source.schemas import Schemas
+from connectors.postgres import pgoutput, wire
 from connectors.postgres.client import ReplicationConnection, unreachable
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.feedback import Feedback
@@ -82,7 +83,7 @@ class _Reader:
         self._connection = connection
         self._envelope = envelope
         self._feedback = Feedback(connection)
-        self._relations = Relations(tables, {}, {})
+        self._relations = Relations(tables, Schemas({}, {}, wire.compile_copy))
         self._transaction = envelope.transaction(0, 0, None, 0)
         self._commit_lsn: int | None = None
         self._items: list[Item] = []
