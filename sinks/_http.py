@@ -11,7 +11,7 @@ import msgspec
 import urllib3
 
 from cdc.errors import CdcError, PermanentError, TransientError, UnreachableError
-from sinks._tls import trusting
+from cdc.tls import trusting
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 60.0

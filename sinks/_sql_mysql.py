@@ -37,12 +37,12 @@ from cdc.errors import DecodeError
 from cdc.event import Value
 from cdc.formats.json import decode, render
 from cdc.sink import Row
+from cdc.tls import trusting
 from schemas.types import Kind, LogicalType
 from sinks._sql_server import Refused, SqlServer, Trouble, refused
 from sinks._sql_staging import INCOMING, Changes, is_late, moment
 from sinks._sql_target import Target
 from sinks._table_names import hashed
-from sinks._tls import trusting
 from sinks._warehouse import AT, DELETED, KEY, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept
 from sinks._widening import TypeNames
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -30,11 +29,3 @@ def server_url(*schemes: str) -> AfterValidator:
         return url
 
     return AfterValidator(check)
-
-
-def is_on_this_machine(host: str) -> bool:
-    """Whether `host`, of a server's URL, is the machine itself: nobody else sees what is said to it."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -42,11 +42,11 @@ from cdc.errors import (
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Row, Sink
+from cdc.tls import trusting
 from schemas.table import TableSchema
 from sinks import _redis_scripts as scripts
 from sinks._key_template import KeyTemplate, Naming
 from sinks._rows import merged
-from sinks._tls import trusting
 from sinks._url import server_url
 
 ROWS_PER_CALL: Final = 200

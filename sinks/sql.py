@@ -38,6 +38,7 @@ from cdc.errors import CdcError, PermanentError, TransientError, UnreachableErro
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
 from cdc.sink import Batch, Rejected, Sink, StoredOffset
+from cdc.tls import is_on_this_machine
 from sinks._rounds import rounds
 from sinks._sql_ledger import Ledger
 from sinks._sql_mysql import MySqlServer
@@ -46,7 +47,6 @@ from sinks._sql_rows import Gathered
 from sinks._sql_server import DUPLICATES, SqlServer, Trouble
 from sinks._sql_staging import INCOMING, Changes
 from sinks._sql_tables import Tables
-from sinks._url import is_on_this_machine
 from sinks._warehouse import WarehouseConfig
 
 PURGE_EVERY_SECONDS: Final = 3600.0

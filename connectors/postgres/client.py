@@ -6,7 +6,6 @@ psycopg 3 has no replication API.
 
 from __future__ import annotations
 
-import ipaddress
 import select
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc.errors import ConfigurationError, GapError, PermanentError, UnreachableError
+from cdc.tls import is_on_this_machine
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.lsn import format_lsn
 from connectors.postgres.pgoutput import standby_status
@@ -61,12 +61,7 @@ def conninfo(config: PostgresConfig, **extra: Any) -> str:
 
 
 def _is_local(host: str) -> bool:
-    if host in ("", "localhost") or host.startswith(("/", "@")):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return not host or host.startswith(("/", "@")) or is_on_this_machine(host)
 
 
 def connect(config: PostgresConfig) -> psycopg.Connection[tuple[Any, ...]]:

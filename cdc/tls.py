@@ -1,8 +1,9 @@
-"""Whom a store's client trusts."""
+"""Whom a client trusts."""
 
 from __future__ import annotations
 
 import ssl
+from ipaddress import ip_address
 from pathlib import Path
 
 from cdc.errors import PermanentError
@@ -23,3 +24,11 @@ def trusting(ca: Path | None, where: str) -> ssl.SSLContext:
                 hint="ca names a PEM file with the certificate of the server's authority",
             ) from error
     return context
+
+
+def is_on_this_machine(host: str) -> bool:
+    """Whether `host`, of a server's URL, is the machine itself: nobody else sees what is said to it."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
