@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
@@ -119,6 +119,19 @@ class LogWriter(ABC):
     @abstractmethod
     def append_schema(self, schema: TableSchema) -> None:
         """Add a schema record to the internal topic, in the same append as its first use."""
+
+    @abstractmethod
+    def append_prepared(self, transaction: str, part: bytes, timeout: float) -> bool:
+        """Keep `part`, opaque to the log, as the next one of this source's prepared transaction `transaction`.
+
+        The parts of a transaction may come over several appends; each is kept with the commit of its own. False:
+        buffers are full and nothing of it was taken, call again. Raises TransientError, FencedError.
+        """
+
+    @abstractmethod
+    def forget_prepared(self, transaction: str) -> None:
+        """Let go of all parts that `transaction` has so far, with the commit of the open append. Its name may then be
+        used again, in the same append too. Without effect when there are none."""
 
     @abstractmethod
     def commit(self, position: bytes, timeout: float) -> bool:
@@ -341,6 +354,21 @@ class Log(ABC):
     @abstractmethod
     def positions(self) -> Mapping[str, bytes]:
         """The committed position of each source, without taking over from its writer."""
+
+    @abstractmethod
+    def prepared(self, source: str) -> Mapping[str, int]:
+        """The prepared transactions of `source` that are kept, by name, with the number of their parts.
+
+        Complete as of the last commit of a writer that this very object made; what others commit may be seen some
+        milliseconds later. May block while another source's append is open. Raises TransientError.
+        """
+
+    @abstractmethod
+    def prepared_parts(self, source: str, transaction: str) -> Iterator[bytes]:
+        """The parts of a prepared transaction in their order, read as the caller goes on; none when it is not kept.
+
+        Sees what `prepared` sees. Raises TransientError, also when the transaction is forgotten meanwhile.
+        """
 
     @abstractmethod
     def next_epoch(self, at_least: int = 1) -> int:

@@ -20,6 +20,7 @@ from cdc.log._sqlite import (
     BLOCK_RECORDS,
     CLEANED_TABLE,
     OFFSET_BITS,
+    PREPARED_TABLES,
     SOURCE_TABLES,
     connect,
     explained,
@@ -70,6 +71,10 @@ class EmbeddedWriter(LogWriter):
         self._bytes = 0
         self._staged: dict[int, int] = {}
         self._schemas: list[tuple[bytes, bytes]] = []
+        self._next_part = 0
+        self._parts: list[tuple[int, bytes]] = []
+        self._prepared: list[tuple[str, int]] = []
+        self._forgotten: list[tuple[str, int]] = []
         self._cleaner = Cleaner(self._path, cleanup, self._check_owner)
 
     def fence(self) -> bytes | None:
@@ -79,13 +84,16 @@ class EmbeddedWriter(LogWriter):
             connection.execute(f"PRAGMA busy_timeout={FENCE_SECONDS * 1000:.0f}")
             connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
             with transaction(connection):
-                connection.execute(CLEANED_TABLE)
+                for table in (CLEANED_TABLE, *PREPARED_TABLES):
+                    connection.execute(table)
                 connection.execute("UPDATE owner SET token = ?, process = ?", (self._token, os.getpid()))
                 heads = connection.execute("SELECT number, next_offset FROM partitions").fetchall()
                 connection.executemany(
                     "DELETE FROM blocks WHERE id >= ? AND id < ?",
                     [(number << OFFSET_BITS | offset, number + 1 << OFFSET_BITS) for number, offset in heads],
                 )
+                connection.execute("DELETE FROM parts WHERE id NOT IN (SELECT id FROM prepared)")
+                (self._next_part,) = connection.execute("SELECT ifnull(max(id), 0) + 1 FROM parts").fetchone()
                 found = connection.execute("SELECT position FROM position").fetchone()
         self._cleaner.start()
         return None if found is None else found[0]
@@ -123,6 +131,20 @@ class EmbeddedWriter(LogWriter):
     def append_schema(self, schema: TableSchema) -> None:
         self._schemas.append((schema.id, schema.to_json()))
 
+    def append_prepared(self, transaction: str, part: bytes, timeout: float) -> bool:
+        self._alive()
+        if self._bytes > STAGE_BYTES and not self._write(None, timeout):
+            return False
+        self._parts.append((self._next_part, part))
+        self._prepared.append((transaction, self._next_part))
+        self._next_part += 1
+        self._bytes += RECORD_OVERHEAD + len(part)
+        return True
+
+    def forget_prepared(self, transaction: str) -> None:
+        self._alive()
+        self._forgotten.append((transaction, self._next_part))
+
     def commit(self, position: bytes, timeout: float) -> bool:
         return self._write(position, timeout)
 
@@ -144,11 +166,18 @@ class EmbeddedWriter(LogWriter):
             with transaction(connection):
                 self._check_owner(connection)
                 connection.executemany("INSERT INTO blocks VALUES (?, ?)", blocks)
+                connection.executemany("INSERT INTO parts VALUES (?, ?)", self._parts)
                 if position is not None:
                     connection.executemany(
                         "UPDATE partitions SET next_offset = ?2 WHERE number = ?1", {**self._staged, **moved}.items()
                     )
                     connection.executemany("INSERT OR IGNORE INTO schemas VALUES (?, ?)", self._schemas)
+                    connection.executemany("INSERT INTO prepared VALUES (?, ?)", self._prepared)
+                    connection.executemany(
+                        "DELETE FROM parts WHERE id IN (SELECT id FROM prepared WHERE name = ? AND id < ?)",
+                        self._forgotten,
+                    )
+                    connection.executemany("DELETE FROM prepared WHERE name = ? AND id < ?", self._forgotten)
                     connection.execute("DELETE FROM position")
                     connection.execute("INSERT INTO position VALUES (?)", (position,))
         except sqlite3.Error as error:
@@ -162,12 +191,15 @@ class EmbeddedWriter(LogWriter):
         for pending in self._topics.values():
             for records in pending.records:
                 records.clear()
+        self._parts.clear()
         self._bytes = 0
         if position is None:
             self._staged.update(moved)
         else:
             self._staged.clear()
             self._schemas.clear()
+            self._prepared.clear()
+            self._forgotten.clear()
         return True
 
     def _blocks(self) -> tuple[list[tuple[int, bytes]], dict[int, int]]:

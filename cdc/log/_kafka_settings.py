@@ -83,7 +83,7 @@ class Examiner:
             yield self._finding(
                 name,
                 Severity.ERROR,
-                f"has cleanup.policy={found['cleanup.policy']}: positions, schemas and states would go with age",
+                f"has cleanup.policy={found['cleanup.policy']}: what it holds would go with age",
                 {"cleanup.policy": "compact"},
             )
         yield from self._size(name, found)

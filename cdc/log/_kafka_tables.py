@@ -1,11 +1,11 @@
-"""Reading the internal, compacted topics: a whole table by key, or the last value of one key."""
+"""Reading the internal, compacted topics: a whole table by key, the last value of one key, or a stretch."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Final, Generic, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -16,29 +16,35 @@ FIRST_STEP: Final = 1_000
 """How many offsets before the end the search for a position begins; each further step is eight times as long."""
 STUCK_SECONDS: Final = 40.0
 """Longer than another source's open transaction can hold up a reader of committed records."""
+FRESH_SECONDS: Final = 3600.0
+"""Who last read a table so long ago begins anew: after a day compaction takes the tombstones that he has missed."""
+
+V = TypeVar("V")
 
 Bounds = Callable[[str], tuple[int, int]]
 """Tells the first offset of a topic's only partition, and where to stop."""
 
 
-def _read(consumer: Consumer, topic: str, first: int, end: int, take: Callable[[Message], None]) -> None:
-    """Give `take` the committed records of the offsets from `first` until `end`; waits for transactions open there."""
+def read(consumer: Consumer, topic: str, first: int, end: int) -> Generator[Message]:
+    """The committed records of the offsets from `first` until `end`; waits for transactions open there."""
     if first >= end:
         return
-    deadline = time.monotonic() + STUCK_SECONDS
     consumer.assign([TopicPartition(topic, 0, first)])
-    at = first
+    at = stuck = first
+    deadline = time.monotonic() + STUCK_SECONDS
     try:
         while at < end:
             for message in _arrived(consumer):
                 error = message.error()
                 if error is None:
                     if message.offset() < end:
-                        take(message)
+                        yield message
                 elif error.code() != KafkaError._PARTITION_EOF:
                     raise explained(error, f"reading {topic}")
                 at = max(at, message.offset() + (error is None))
-            if time.monotonic() > deadline:
+            if at > stuck:
+                stuck, deadline = at, time.monotonic() + STUCK_SECONDS
+            elif time.monotonic() > deadline:
                 raise TransientError(
                     f"Kafka: {topic} stayed at offset {at} of {end} for {STUCK_SECONDS:.0f} s",
                     hint="a transaction is open there: another source's, or one whose end a broker lost when killed"
@@ -58,10 +64,6 @@ def last_value(settings: Mapping[str, Any], topic: str, key: bytes, bounds: Boun
     """The committed value of `key`, searched from the topic's end backwards, in growing steps."""
     found: list[bytes | None] = []
 
-    def take(message: Message) -> None:
-        if message.key() == key:
-            found.append(message.value())
-
     try:
         start, end = bounds(topic)
         consumer = Consumer(settings)
@@ -69,7 +71,7 @@ def last_value(settings: Mapping[str, Any], topic: str, key: bytes, bounds: Boun
             step = FIRST_STEP
             while end > start and not found:
                 first = max(start, end - step)
-                _read(consumer, topic, first, end, take)
+                found += [message.value() for message in read(consumer, topic, first, end) if message.key() == key]
                 end, step = first, step * 8
         finally:
             consumer.close()
@@ -78,29 +80,46 @@ def last_value(settings: Mapping[str, Any], topic: str, key: bytes, bounds: Boun
     return found[-1] if found else None
 
 
-class Table:
-    """A compacted topic of one partition, as the latest value by key. A `read` goes on where the last one ended."""
+class Table(Generic[V]):
+    """A compacted topic of one partition, as the latest value by key. A `read` goes on where the last one ended.
 
-    def __init__(self, settings: Mapping[str, Any], topic: str, bounds: Bounds) -> None:
+    `value` says what of a record is kept in memory.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        topic: str,
+        bounds: Bounds,
+        value: Callable[[Message], V],
+    ) -> None:
         self._settings = settings
         self._topic = topic
         self._bounds = bounds
+        self._value = value
         self._consumer: Consumer | None = None
         self._at = -1
-        self._values: dict[bytes, bytes] = {}
+        self._stale = 0.0
+        self._values: dict[bytes, V] = {}
         self._lock = threading.Lock()
 
-    def read(self) -> dict[bytes, bytes]:
-        """All values that were committed when this was called."""
+    def read(self, least: int = 0) -> dict[bytes, V]:
+        """All values that were committed when this was called, up to the first append that is open; waits for what is
+        open below the offset `least`."""
         with self._lock:
             try:
                 start, end = self._bounds(self._topic)
-                if not start <= self._at <= end:
+                now, end = time.monotonic(), max(end, least)
+                if not start <= self._at <= end or now > self._stale:
                     self._at, self._values = start, {}
                 if self._consumer is None:
                     self._consumer = Consumer(self._settings)
-                _read(self._consumer, self._topic, self._at, end, self._take)
-                self._at = end
+                for message in read(self._consumer, self._topic, self._at, end):
+                    if message.value() is None:
+                        self._values.pop(message.key(), None)
+                    else:
+                        self._values[message.key()] = self._value(message)
+                self._at, self._stale = end, now + FRESH_SECONDS
             except KafkaException as raised:
                 raise explained(error_of(raised), f"reading {self._topic}") from raised
             return dict(self._values)
@@ -112,10 +131,3 @@ class Table:
                 self._consumer.close()
                 self._consumer = None
                 self._at = -1
-
-    def _take(self, message: Message) -> None:
-        key, value = message.key(), message.value()
-        if value is None:
-            self._values.pop(key, None)
-        else:
-            self._values[key] = value

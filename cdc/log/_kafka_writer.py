@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc.errors import CdcError, TransientError
 from cdc.log import LogWriter, Produced
 from cdc.log._kafka_client import KafkaConfig, error_of, explained, producer_settings
+from cdc.log._kafka_prepared import Place, PreparedTopic
 from cdc.record import HEADER
 from schemas.table import TableSchema
 
@@ -49,13 +50,17 @@ class KafkaWriter(LogWriter):
         source: str,
         positions: str,
         schemas: str,
+        prepared: PreparedTopic,
         read_position: Callable[[], bytes | None],
     ) -> None:
         settings = {"transaction.timeout.ms": 30_000} | producer_settings(config) | {"error_cb": self._noticed}
         self._settings = [settings | {"transactional.id": f"{transactional_id}/{turn}"} for turn in range(PRODUCERS)]
-        self._key = source.encode()
+        self._source = source
         self._positions = positions
         self._schemas = schemas
+        self._prepared = prepared
+        self._kept: dict[str, list[Place]] = {}
+        self._kept_end = 0
         self._read_position = read_position
         self._producers: deque[Producer] = deque()
         self._open = False
@@ -78,6 +83,7 @@ class KafkaWriter(LogWriter):
                 if error.retriable() and self._trouble is not None:
                     error = self._trouble  # what kept it from being reached
                 raise self._failed(error, "taking over the source's transactions") from raised
+        self._kept = {transaction: [*places] for transaction, places in self._prepared.fenced(self._source).items()}
         return self._read_position()
 
     def append(self, records: Sequence[Produced], timeout: float) -> int:
@@ -110,13 +116,28 @@ class KafkaWriter(LogWriter):
         self._begun()
         self._waiting.append(Produced(self._schemas, schema.id, schema.to_json(), b""))
 
+    def append_prepared(self, transaction: str, part: bytes, timeout: float) -> bool:
+        if not self._append_waiting(self._begun(), timeout):
+            return False
+        places = self._kept.setdefault(transaction, [])
+        number = places[-1].part + 1 if places else 0
+        for place, record in self._prepared.pieces(self._source, transaction, number, part):
+            places.append(place)
+            self._waiting.append(record)
+        return True
+
+    def forget_prepared(self, transaction: str) -> None:
+        self._begun()
+        places = self._kept.pop(transaction, [])
+        self._waiting.extend(self._prepared.tombstones(self._source, transaction, places))
+
     def commit(self, position: bytes, timeout: float) -> bool:
         producer = self._begun()
         if not self._append_waiting(producer, timeout):
             return False
         try:
             if not self._committing:
-                producer.produce(self._positions, position, self._key)
+                producer.produce(self._positions, position, self._source.encode())
                 self._committing = True
             producer.commit_transaction(timeout)
         except BufferError:
@@ -130,6 +151,9 @@ class KafkaWriter(LogWriter):
             raise self._failed(error, "committing") from raised
         self._serve(producer)
         self._open = self._committing = False
+        if self._kept_end:
+            self._prepared.committed(self._source, self._kept_end)
+            self._kept_end = 0
         return True
 
     def close(self) -> None:
@@ -159,7 +183,7 @@ class KafkaWriter(LogWriter):
         return self._producers[0]
 
     def _append_waiting(self, producer: Producer, timeout: float) -> bool:
-        """Append the markers and schemas that wait. False: not all of them yet.
+        """Append the markers, schemas and prepared parts that wait. False: not all of them yet.
 
         A record with an explicit partition can overtake one whose partition the client still has to find out. So the
         queue is empty before a marker, and again after it.
@@ -168,7 +192,8 @@ class KafkaWriter(LogWriter):
             while self._waiting:
                 first = self._waiting[0]
                 if isinstance(first, Produced):
-                    producer.produce(first.topic, first.value, first.key)
+                    noted = self._note_end if first.topic == self._prepared.name else None
+                    producer.produce(first.topic, first.value, first.key, on_delivery=noted)
                 elif producer.flush(timeout):
                     return False
                 else:
@@ -198,6 +223,10 @@ class KafkaWriter(LogWriter):
             raise self._failed(error_of(raised), "appending") from raised
         if self._open and self._trouble is not None:
             raise self._failed(self._trouble, "appending")
+
+    def _note_end(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self._kept_end = max(self._kept_end, message.offset() + 1)
 
     def _noticed(self, error: KafkaError) -> None:
         self._trouble = error

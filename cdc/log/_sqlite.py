@@ -41,6 +41,13 @@ CREATE TABLE IF NOT EXISTS cleaned (
 """
 """In the source's file too: how far each partition was compacted, see :mod:`cdc.log._embedded_cleaner`."""
 
+PREPARED_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS parts (id INTEGER PRIMARY KEY, part BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS prepared (name TEXT, id INTEGER, PRIMARY KEY (name, id)) WITHOUT ROWID",
+)
+"""In the source's file too: the parts of prepared transactions, and which transaction has which. A part that none has
+belongs to an append that is still open, or was given up."""
+
 GROUPS_TABLES: Final = """
 CREATE TABLE topics (name TEXT PRIMARY KEY, id TEXT NOT NULL, partitions INTEGER NOT NULL, source TEXT) WITHOUT ROWID;
 CREATE TABLE offsets (

@@ -11,12 +11,13 @@ import contextlib
 import json
 import math
 import shutil
+import sqlite3
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from cdc.errors import PermanentError
+from cdc.errors import PermanentError, TransientError
 from cdc.log import (
     DELETE_RETENTION_SECONDS,
     Assigned,
@@ -139,6 +140,24 @@ class EmbeddedLog(Log):
                     found[source] = position
         return found
 
+    def prepared(self, source: str) -> Mapping[str, int]:
+        with self._keeping(source) as connection:
+            return dict(connection.execute("SELECT name, count(*) FROM prepared GROUP BY name") if connection else ())
+
+    def prepared_parts(self, source: str, transaction: str) -> Iterator[bytes]:
+        with self._keeping(source) as connection:
+            if connection is None:
+                return
+            query = "SELECT id FROM prepared WHERE name = ? ORDER BY id"
+            for number in connection.execute(query, (transaction,)).fetchall():
+                found = connection.execute("SELECT part FROM parts WHERE id = ?", number).fetchone()
+                if found is None:
+                    raise TransientError(
+                        f"the prepared transaction {transaction} was forgotten while it was read",
+                        hint="it is tried again; run each source once only",
+                    )
+                yield found[0]
+
     def next_epoch(self, at_least: int = 1) -> int:
         self._make()
         with opened(self._groups) as connection:
@@ -169,6 +188,17 @@ class EmbeddedLog(Log):
 
     def _sources(self) -> dict[str, Path]:
         return {path.stem.removeprefix("source-"): path for path in sorted(self._folder.glob("source-*.db"))}
+
+    @contextlib.contextmanager
+    def _keeping(self, source: str) -> Iterator[sqlite3.Connection | None]:
+        """The file of `source`, None where it cannot hold prepared transactions: missing, or of an older version."""
+        path = self._sources().get(source)
+        if path is None:
+            yield None
+            return
+        with opened(path, read_only=True) as connection:
+            known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'prepared'").fetchone()
+            yield connection if known else None
 
     def _catalogue(self) -> dict[str, tuple[Topic, str | None]]:
         """The topics by name, each with the source that writes it, None before its first record."""

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, ClassVar, Final
 
@@ -16,6 +16,7 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
+    Message,
     Producer,
     TopicCollection,
 )
@@ -46,6 +47,7 @@ from cdc.log._kafka_client import (
     explained,
     producer_settings,
 )
+from cdc.log._kafka_prepared import PreparedTopic
 from cdc.log._kafka_reader import KafkaReader
 from cdc.log._kafka_settings import DEFAULTS, INTERNAL, Examiner, delete_retention, settings
 from cdc.log._kafka_tables import Table, last_value
@@ -78,24 +80,26 @@ class KafkaLog(Log):
         settings = consumer_settings(config) | {"group.id": self.group_id("-"), "fetch.wait.max.ms": 5}
         self._reading = settings
         self._tables = {
-            topic: Table(settings, topic, self._committed_bounds)
+            topic: Table[bytes](settings, topic, self._committed_bounds, Message.value)
             for topic in (self._positions, self._schemas, self._states)
         }
+        self._prepared = PreparedTopic(settings, f"{pipeline}._prepared", self._bounds, self._committed_bounds)
+        self._internal = (*self._tables, self._prepared.name)
 
     def group_id(self, group: str) -> str:
         """The name that Kafka knows `group` by."""
         return f"{self._pipeline}.{group}"
 
     def topics(self) -> Mapping[str, Topic]:
-        names = [name for name in self._names() if self._is_ours(name) and name not in self._tables]
+        names = [name for name in self._names() if self._is_ours(name) and name not in self._internal]
         return self._described(names)
 
     def create_topics(self, names: Collection[str]) -> None:
         there = self._names()
         missing = [name for name in names if name not in there]
-        internal = [name for name in self._tables if name not in there]
+        internal = [name for name in self._internal if name not in there]
         if names:
-            self._refuse_what_loses(there & {*names, *self._tables})
+            self._refuse_what_loses(there & {*names, *self._internal})
         if not missing and not internal:
             return
         if not self._config.topics.create:
@@ -116,14 +120,14 @@ class KafkaLog(Log):
         self._wait_for(missing + internal)
 
     def check(self) -> list[Finding]:
-        return self._examined({name for name in self._names() if self._is_ours(name) or name in self._tables})
+        return self._examined({name for name in self._names() if self._is_ours(name) or name in self._internal})
 
     def delete_retention(self, topics: Collection[str]) -> Mapping[str, float]:
         found = {name: delete_retention(each) for name, each in self._settings(topics).items()}
         return {name: found.get(name, DELETE_RETENTION_SECONDS) for name in topics}
 
     def delete(self) -> None:
-        names = [name for name in self._names() if self._is_ours(name) or name in self._tables]
+        names = [name for name in self._names() if self._is_ours(name) or name in self._internal]
         if names:
             deleted = self._call(lambda client: client.delete_topics(names, operation_timeout=CALL_SECONDS), "deleting")
             for name, future in deleted.items():
@@ -141,7 +145,8 @@ class KafkaLog(Log):
             return last_value(self._reading, self._positions, source.encode(), self._bounds)
 
         self.create_topics(())
-        return KafkaWriter(self._config, f"{self._pipeline}.{source}", source, self._positions, self._schemas, position)
+        own_id = f"{self._pipeline}.{source}"
+        return KafkaWriter(self._config, own_id, source, self._positions, self._schemas, self._prepared, position)
 
     def reader(
         self,
@@ -190,6 +195,14 @@ class KafkaLog(Log):
 
     def positions(self) -> Mapping[str, bytes]:
         return {key.decode(): value for key, value in self._table(self._positions).items()}
+
+    def prepared(self, source: str) -> Mapping[str, int]:
+        kept = self._prepared.kept(source) if self._prepared.name in self._names() else {}
+        return {transaction: len({place.part for place in places}) for transaction, places in kept.items()}
+
+    def prepared_parts(self, source: str, transaction: str) -> Iterator[bytes]:
+        if self._prepared.name in self._names():
+            yield from self._prepared.parts(source, transaction)
 
     def next_epoch(self, at_least: int = 1) -> int:
         self.create_topics(())
@@ -249,6 +262,7 @@ class KafkaLog(Log):
     def close(self) -> None:
         for table in self._tables.values():
             table.close()
+        self._prepared.close()
         with self._lock:
             self._client = self._producer = None
 
@@ -299,7 +313,7 @@ class KafkaLog(Log):
             if name not in settings_of:
                 message = f"may not read the settings of topic {name}"
                 findings.append(Finding("log.topic", Severity.WARNING, message, "grant DescribeConfigs on it"))
-            elif name in self._tables:
+            elif name in self._internal:
                 findings += examiner.internal(name, settings_of[name])
             else:
                 replicas = min(len(partition.replicas) for partition in topic.partitions)

@@ -52,6 +52,13 @@ def commit(writer: LogWriter, position: bytes, seconds: float = 20) -> None:
         assert time.monotonic() < deadline, "the log does not commit"
 
 
+def append_prepared(writer: LogWriter, transaction: str, *parts: bytes, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    for part in parts:
+        while not writer.append_prepared(transaction, part, 1.0):
+            assert time.monotonic() < deadline, "the log takes no parts"
+
+
 def beginning(partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
     return dict.fromkeys(partitions, 0)
 

@@ -252,6 +252,8 @@ def test_reading_a_log_that_holds_nothing_yet(place: Place) -> None:
     assert log.topics() == {}
     assert log.positions() == {}
     assert log.schemas() == {}
+    assert log.prepared("shop") == {}
+    assert list(log.prepared_parts("shop", "a")) == []
     assert log.states("worker") == {}
     assert log.committed("sink/search") == {}
     log.close()

@@ -182,7 +182,7 @@ def test_topics_are_created_as_configured(kafka: str, cleanup: object, expected:
     log = place.open(cleanup=cleanup, partitions=4, replicas=1)
     log.create_topics([place.topic])
     client = AdminClient({"bootstrap.servers": kafka})
-    names = [place.topic, *(f"{place.pipeline}.{name}" for name in ("_positions", "_schemas", "_states"))]
+    names = [place.topic, *(f"{place.pipeline}.{name}" for name in ("_positions", "_schemas", "_states", "_prepared"))]
     found = client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names])
     settings = {resource.name: future.result(10) for resource, future in found.items()}
     assert {key: settings[place.topic][key].value for key in expected} == expected
@@ -205,6 +205,7 @@ def _alter(bootstrap: str, topic: str, changed: Mapping[str, str]) -> None:
         ("compact", "public.orders", {"delete.retention.ms": "60000"}, False),
         ("keep", "public.orders", {"cleanup.policy": "compact"}, True),
         ("compact", "_positions", {"cleanup.policy": "delete"}, True),
+        ("compact", "_prepared", {"cleanup.policy": "delete"}, True),
     ],
 )
 def test_a_setting_that_somebody_changed_is_found_and_mended_by_the_command(
