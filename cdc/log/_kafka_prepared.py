@@ -93,8 +93,6 @@ class PreparedTopic:
                     if message.offset() == offsets[0]:
                         offsets.popleft()
                         yield message.value()
-                    elif message.offset() > offsets[0]:
-                        break
         except KafkaException as raised:
             raise explained(error_of(raised), f"reading {self.name}") from raised
         finally:

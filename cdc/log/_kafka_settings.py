@@ -8,6 +8,7 @@ from typing import Final
 from cdc.findings import Finding, Severity
 from cdc.log import DELETE_RETENTION_SECONDS, Cleanup, Expire
 from cdc.log._kafka_client import MAX_RECORD_BYTES
+from cdc.log._kafka_tables import FRESH_SECONDS
 
 UNLIMITED: Final = "-1"
 SAFE_REPLICAS: Final = 3
@@ -27,6 +28,7 @@ _DAY_MS: Final = 86_400_000
 _SIZE: Final = {"max.message.bytes": str(MAX_RECORD_BYTES + (1 << 20))}
 INTERNAL: Final = _SIZE | {
     "cleanup.policy": "compact",
+    "delete.retention.ms": str(round(2 * FRESH_SECONDS * 1000)),  # else a day's tombstones are read at each start
     "segment.bytes": str(16 << 20),
     "min.cleanable.dirty.ratio": "0.1",
 }

@@ -17,7 +17,7 @@ FIRST_STEP: Final = 1_000
 STUCK_SECONDS: Final = 40.0
 """Longer than another source's open transaction can hold up a reader of committed records."""
 FRESH_SECONDS: Final = 3600.0
-"""Who last read a table so long ago begins anew: after a day compaction takes the tombstones that he has missed."""
+"""Who last read a table so long ago begins anew: compaction may have taken tombstones that he missed."""
 
 V = TypeVar("V")
 

@@ -13,7 +13,17 @@ import pytest
 
 from cdc.errors import GapError, PermanentError, TransientError
 from cdc.log import Log, LogWriter, Produced
-from tests.contract.logs import Place, append, append_and_commit, beginning, commit, keys, read_all, read_until
+from tests.contract.logs import (
+    Place,
+    append,
+    append_and_commit,
+    append_prepared,
+    beginning,
+    commit,
+    keys,
+    read_all,
+    read_until,
+)
 
 
 @pytest.fixture
@@ -49,6 +59,73 @@ def test_a_locked_file_leaves_calls_short_and_loses_nothing(log: Log, place: Pla
     append(writer, records[taken:])
     commit(writer, b"q")
     assert len(keys(read_all(log))) == 20_000
+
+
+def test_a_locked_file_takes_only_so_many_parts_of_a_prepared_transaction(log: Log, place: Place) -> None:
+    writer = log.writer("shop")
+    writer.fence()
+    locker = sqlite3.connect(_file(place), isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    part, taken, began = b"x" * 1_000_000, 0, time.monotonic()
+    while writer.append_prepared("a", part, 0.2):
+        taken += 1
+    assert 0.2 < time.monotonic() - began < 2
+    assert 0 < taken < 10  # what is held in memory
+    locker.execute("ROLLBACK")
+    append_prepared(writer, "a", b"last")
+    commit(writer, b"p")
+    assert list(log.prepared_parts("shop", "a")) == [part] * taken + [b"last"]
+
+
+def test_a_file_of_a_version_that_kept_no_prepared_transactions(log: Log, place: Place) -> None:
+    log.writer("shop").fence()
+    connection = sqlite3.connect(_file(place))
+    with connection:
+        connection.executescript("DROP TABLE prepared; DROP TABLE parts")
+    connection.close()
+    assert log.prepared("shop") == {}
+    assert list(log.prepared_parts("shop", "a")) == []
+    writer = log.writer("shop")
+    writer.fence()
+    append_prepared(writer, "a", b"1")
+    commit(writer, b"p")
+    assert log.prepared("shop") == {"a": 1}
+
+
+def test_no_part_stays_in_the_file_for_nobody(log: Log, place: Place) -> None:
+    def held() -> int:
+        connection = sqlite3.connect(_file(place))
+        (count,) = connection.execute("SELECT count(*) FROM parts").fetchone()
+        connection.close()
+        return int(count)
+
+    writer = log.writer("shop")
+    writer.fence()
+    append_prepared(writer, "a", *[b"x" * 1_000_000] * 9)
+    assert held() > 0
+    writer.close()
+    writer = log.writer("shop")
+    writer.fence()
+    assert held() == 0
+    append_prepared(writer, "a", b"1")
+    commit(writer, b"p")
+    assert held() == 1
+    writer.forget_prepared("a")
+    commit(writer, b"q")
+    assert held() == 0
+
+
+def test_the_parts_of_a_transaction_that_is_forgotten_meanwhile_do_not_just_end(log: Log) -> None:
+    writer = log.writer("shop")
+    writer.fence()
+    append_prepared(writer, "a", b"1", b"2")
+    commit(writer, b"p")
+    parts = log.prepared_parts("shop", "a")
+    assert next(parts) == b"1"
+    writer.forget_prepared("a")
+    commit(writer, b"q")
+    with pytest.raises(TransientError, match="forgotten"):
+        next(parts)
 
 
 def test_a_reader_does_not_hold_up_the_writer_nor_the_file_s_upkeep(log: Log, place: Place) -> None:

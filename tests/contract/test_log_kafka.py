@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, KafkaException, Producer
+from confluent_kafka import TopicPartition as Offset
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exports
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewTopic,
     ResourceType,
 )
 from pydantic import ValidationError
@@ -24,7 +28,18 @@ from cdc.findings import Severity
 from cdc.log import Log, LogWriter, Produced
 from cdc.log._kafka_client import KafkaConfig, admin_settings
 from cdc.log.kafka import KafkaLog
-from tests.contract.logs import HEADER, Place, append, append_and_commit, beginning, commit, keys, read_all, read_until
+from tests.contract.logs import (
+    HEADER,
+    Place,
+    append,
+    append_and_commit,
+    append_prepared,
+    beginning,
+    commit,
+    keys,
+    read_all,
+    read_until,
+)
 from tests.servers import free_port, wait_until
 from tests.servers.kafka import Broker
 
@@ -85,6 +100,30 @@ def test_a_stalled_broker_leaves_calls_short_and_memory_bounded(broker: Broker) 
     assert writer.fence() == b"p"
     append_and_commit(writer, [place.record(1)], b"r")
     assert len(keys(read_all(log))) == 1001
+
+
+def test_a_stalled_broker_takes_only_so_many_parts_of_a_prepared_transaction(broker: Broker) -> None:
+    log = _log(_place(broker.bootstrap))
+    writer = log.writer("shop")
+    writer.fence()
+    append_prepared(writer, "a", b"1")
+    commit(writer, b"p")
+    part, taken = b"x" * 1_000_000, 0
+    broker.pause()
+    try:
+        began = time.monotonic()
+        while writer.append_prepared("a", part, 0.5):
+            taken += 1
+        assert time.monotonic() - began < 1.0
+        writer.close()
+    finally:
+        broker.resume()
+    assert 5 < taken < 30  # what fits into 16 MiB
+    writer = log.writer("shop")
+    assert writer.fence() == b"p"
+    append_prepared(writer, "a", b"2")
+    commit(writer, b"q")
+    assert list(log.prepared_parts("shop", "a")) == [b"1", b"2"]
 
 
 def test_a_broker_killed_within_an_append_costs_the_writer_but_no_record(broker: Broker) -> None:
@@ -169,6 +208,93 @@ def test_an_open_append_of_another_source_does_not_hide_the_position(kafka: str)
         assert taken_over.result(20) == b"new"
 
 
+def test_an_open_append_of_another_source_delays_parts_but_hides_none(kafka: str) -> None:
+    log = _log(_place(kafka))
+    other, writer = log.writer("other"), log.writer("shop")
+    other.fence()
+    writer.fence()
+    append_prepared(writer, "a", b"1")
+    commit(writer, b"p")
+    assert log.prepared("shop") == {"a": 1}
+    append_prepared(other, "a", *[b"open" * 250_000] * 20)  # more than the client holds back
+    append_prepared(writer, "a", b"2")
+    commit(writer, b"q")
+    with ThreadPoolExecutor(1) as executor:
+        parts = executor.submit(lambda: list(log.prepared_parts("shop", "a")))
+        with pytest.raises(TimeoutError):
+            parts.result(1.0)
+        commit(other, b"done")
+        assert parts.result(20) == [b"1", b"2"]
+
+
+def test_a_part_fits_into_a_topic_of_the_default_size(kafka: str) -> None:
+    place = _place(kafka)
+    _create(kafka, f"{place.pipeline}._prepared", {"cleanup.policy": "compact"})
+    log = _log(place)
+    writer = log.writer("shop")
+    writer.fence()
+    part = os.urandom(3_000_000)
+    append_prepared(writer, "a", part)
+    commit(writer, b"p")
+    assert list(log.prepared_parts("shop", "a")) == [part]
+
+
+def test_a_topic_that_takes_no_piece_of_a_part_is_a_sentence(kafka: str) -> None:
+    place = _place(kafka)
+    _create(kafka, f"{place.pipeline}._prepared", {"cleanup.policy": "compact", "max.message.bytes": "100000"})
+    writer = _log(place).writer("shop")
+    writer.fence()
+    append_prepared(writer, "a", os.urandom(200_000))
+    with pytest.raises(PermanentError, match=r"max\.message\.bytes"):
+        commit(writer, b"p")
+
+
+def test_parts_whose_tombstones_were_compacted_away_unseen_are_gone(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = _place(kafka)
+    log = _log(place)
+    writer = log.writer("shop")
+    writer.fence()
+    append_prepared(writer, "a", b"1")
+    commit(writer, b"p")
+    wait_until(lambda: place.open().prepared("shop"), what="the commit's marker")  # behind it no offset is left
+    monkeypatch.setattr("cdc.log._kafka_tables.FRESH_SECONDS", 0.0)
+    assert log.prepared("shop") == {"a": 1}
+    topic = f"{place.pipeline}._prepared"
+    _alter(kafka, topic, {"cleanup.policy": "compact,delete"})
+    client = AdminClient({"bootstrap.servers": kafka})
+    wait_until(lambda: _emptied(client, topic), what="the topic to be emptied")
+    assert log.prepared("shop") == {}
+
+
+def _emptied(client: AdminClient, topic: str) -> bool:
+    """Whether all records of `topic` were deleted; what allows it takes effect a little later."""
+    try:
+        client.delete_records([Offset(topic, 0, OFFSET_END)])[Offset(topic, 0)].result(10)
+    except KafkaException:
+        return False
+    return True
+
+
+def test_a_part_that_compaction_took_meanwhile_is_not_just_left_out(kafka: str) -> None:
+    log = _log(_place(kafka))
+    assert isinstance(log, KafkaLog)
+    writer = log.writer("shop")
+    writer.fence()
+    for part in (b"1", b"2", b"3"):  # each with a commit's marker after it, which like what was taken is only a hole
+        append_prepared(writer, "a", part)
+        commit(writer, b"p")
+    assert list(log.prepared_parts("shop", "a")) == [b"1", b"2", b"3"]
+    (offsets,) = log._prepared.kept("shop").values()
+    for hole in (1, 2):
+        values = log._prepared._values("a", deque(offset + (n == hole) for n, offset in enumerate(offsets.values())))
+        for _ in range(hole):
+            next(values)
+        with pytest.raises(TransientError, match="forgotten"):
+            next(values)
+
+
 @pytest.mark.parametrize(
     ("cleanup", "expected"),
     [
@@ -187,7 +313,14 @@ def test_topics_are_created_as_configured(kafka: str, cleanup: object, expected:
     settings = {resource.name: future.result(10) for resource, future in found.items()}
     assert {key: settings[place.topic][key].value for key in expected} == expected
     assert all(settings[name]["cleanup.policy"].value == "compact" for name in names[1:])
+    assert all(settings[name]["delete.retention.ms"].value == "7200000" for name in names[1:])
     assert log.topics()[place.topic].partitions == 4
+
+
+def _create(bootstrap: str, topic: str, settings: Mapping[str, str]) -> None:
+    """Create a topic of one partition, as an operator would."""
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    client.create_topics([NewTopic(topic, 1, 1, config=dict(settings))])[topic].result(10)
 
 
 def _alter(bootstrap: str, topic: str, changed: Mapping[str, str]) -> None:
