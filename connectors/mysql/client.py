@@ -113,7 +113,7 @@ def connect(address: Address) -> Connection:
             read_timeout=CONNECT_SECONDS,
             write_timeout=CONNECT_SECONDS,
         )
-    except (pymysql.Error, RuntimeError, struct.error, IndexError) as error:
+    except (pymysql.Error, RuntimeError, struct.error, IndexError, UnicodeError) as error:
         raise refused(error) from None
     try:
         connection._read_timeout = STATEMENT_SECONDS
