@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from cdc.errors import DecodeError
 from cdc.event import UNCHANGED, Operation, Value
@@ -19,7 +19,15 @@ Row = tuple[Operation, list[Value] | None, list[Value] | None]
 """Operation, before and after, UNCHANGED for what was not sent."""
 
 
-def columns(table: TableMap, declared: Mapping[str, str]) -> tuple[Column, ...]:
+class Described(Protocol):
+    """A table whose columns are known, from the binlog or from the catalogue."""
+
+    @property
+    def columns(self) -> tuple[MapColumn, ...]:
+        """As the binlog has them."""
+
+
+def columns(table: Described, declared: Mapping[str, str]) -> tuple[Column, ...]:
     """The columns as the schema has them. `declared` has the names of types that the binlog does not tell (MariaDB's
     ``uuid``, ``inet4``, ``inet6``) by name of the column."""
     described = []
