@@ -56,7 +56,7 @@ class Starter:
         lines = [_HEAD.format(pipeline=self.pipeline), *self._source(), "", *self._sinks(variables)]
         head = f"# What {FILE} refers to. Copy it to .env, fill it in, then: set -a; . ./.env; set +a\n"
         environment = head + "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
-        head = f"-- For an administrator of the database, once; for example: psql -f {GRANTS} DATABASE\n"
+        head = "-- For an administrator of the database, once.\n"
         return {FILE: "\n".join(lines) + "\n", ENVIRONMENT: environment, GRANTS: head + self.outline.grants}
 
     def _source(self) -> Iterator[str]:

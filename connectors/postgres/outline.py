@@ -39,6 +39,7 @@ def _grants(connection: psycopg.Connection[Any], tables: Sequence[CatalogTable],
     readable = ",\n    ".join(table.quoted for table in tables)
     captured = ",\n    ".join(f"ONLY {table.quoted}" for table in tables)
     lines = [
+        "-- For example: psql -f FILE DATABASE",
         f"{'ALTER' if known_role else 'CREATE'} ROLE {quoted(role)} LOGIN REPLICATION;",
         f"-- Its password, in psql:  \\password {quoted(role)}",
         f"GRANT CONNECT ON DATABASE {quoted(connection.info.dbname)} TO {quoted(role)};",
