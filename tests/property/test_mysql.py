@@ -16,7 +16,9 @@ from connectors.mysql import binary_json
 from connectors.mysql.binlog import MAGIC, read_file, unpack
 from connectors.mysql.events import EventType, Payload, decode_event
 from connectors.mysql.gtid import Gtid, GtidSet, MariadbGtid, MariadbPosition, Source
+from connectors.mysql.statement import Ddl, Dropped, TableName, read_statement
 from connectors.mysql.tablemap import decode_table_map
+from tests.unit.test_mysql_statement import STATEMENTS
 
 sources = st.builds(Source, st.sampled_from([UUID(int=1), UUID(int=2)]), st.sampled_from(["", "a", "tag_b"]))
 numbers = st.integers(1, 12)
@@ -113,3 +115,26 @@ def test_arbitrary_documents_raise_value_error_only(content: bytes) -> None:
         binary_json.text(binary_json.parse(content))
     with contextlib.suppress(ValueError):
         binary_json.apply({"a": ["1", "2"]}, binary_json.parse_differences(content))
+
+
+@st.composite
+def spliced(draw: st.DrawFn) -> str:
+    """The beginning of one statement and the end of another."""
+    first, second = draw(st.sampled_from(STATEMENTS)), draw(st.sampled_from(STATEMENTS))
+    return first[: draw(st.integers(0, len(first)))] + second[draw(st.integers(0, len(second))) :]
+
+
+@given(st.one_of(st.text(), spliced()), st.sampled_from([0, 4, 1 << 20, 4 | 1 << 20]), st.booleans())
+@settings(max_examples=2000)
+def test_arbitrary_statements_raise_nothing(sql: str, sql_mode: int, mariadb: bool) -> None:
+    read_statement(sql, "shop", sql_mode, mariadb=mariadb)
+
+
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(names, names, st.sampled_from('`"'), st.sampled_from([" ", "/* ` */", "\n-- ' \n"]))
+def test_any_name_is_read_from_its_quotes(schema: str, table: str, quote: str, blank: str) -> None:
+    first, second = (quote + name.replace(quote, quote * 2) + quote for name in (schema, table))
+    for sql in (f"DROP TABLE {first}.{second}", f"DROP{blank}TABLE{blank}{first}{blank}.{blank}{second}{blank}"):
+        assert read_statement(sql, "", 4, mariadb=True) == Ddl((Dropped(TableName(schema, table)),))
