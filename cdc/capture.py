@@ -10,6 +10,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from cdc import faults
@@ -40,7 +42,22 @@ class Marker:
         self.topic, self.key, self.header = topic, key, header
 
 
-Item = list[Produced] | TableSchema | Marker
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A part of a prepared transaction, kept until that is decided: :meth:`cdc.log.LogWriter.append_prepared`."""
+
+    transaction: str
+    part: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A prepared transaction is committed, and its rows have come, or it is rolled back: its parts go."""
+
+    transaction: str
+
+
+Item = list[Produced] | TableSchema | Marker | Prepared | Decided
 """What a batch consists of, in the order of the source's log: runs of records, and what stands between them."""
 
 
@@ -194,6 +211,14 @@ def _append(stream: Stream, writer: LogWriter, items: Sequence[Item]) -> None:
             writer.append_marker(item.topic, item.key, item.header)
         elif isinstance(item, TableSchema):
             writer.append_schema(item)
+        elif isinstance(item, Prepared):
+            _until(
+                stream,
+                "the log to take rows",
+                partial(writer.append_prepared, item.transaction, item.part, SLICE_SECONDS),
+            )
+        elif isinstance(item, Decided):
+            writer.forget_prepared(item.transaction)
         else:
             _append_records(stream, writer, item)
 

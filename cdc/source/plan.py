@@ -16,7 +16,7 @@ SNAPSHOT_COMMAND: Final = "cdc snapshot"
 class KeyRange(msgspec.Struct, frozen=True):
     """Rows whose key is greater than `after` (None: from the first one on) and at most `until` (None: to the last one).
 
-    Both hold the key columns as the server prints them.
+    Both hold the key columns, or the first of them, as the connector writes them.
     """
 
     after: list[str] | None = None
@@ -90,6 +90,6 @@ def refuse_changes(before: Mapping[str, TableIdentity], now: Mapping[str, TableI
         )
 
 
-def gap(what: str) -> GapError:
-    """A gap of a source, with the command that mends it."""
-    return GapError(what, hint=f"`{SNAPSHOT_COMMAND}` reads all tables again and goes on from there")
+def gap(what: str, first: str = "") -> GapError:
+    """A gap of a source, with the command that mends it, and what is to be done `first`."""
+    return GapError(what, hint=f"{first}`{SNAPSHOT_COMMAND}` reads all tables again and goes on from there")

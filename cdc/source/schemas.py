@@ -34,6 +34,22 @@ class Schemas:
         self._on_log[schema.id] = schema
         return schema
 
+    def changed(self, table: str, schema: TableSchema) -> bool:
+        """Whether the rows of `table` were of another schema up to now."""
+        return self.last.get(table, schema.id.hex()) != schema.id.hex()
+
+    def comes_back(self, table: str, schema: TableSchema) -> str:
+        """Says that rows must be read again since they may still have values, on the log, in a column that was dropped
+        and made anew; empty when there is none."""
+        old = self._old(table)
+        if old is None:
+            return ""
+        earlier = [one for one in self._on_log.values() if one.topic == schema.topic]
+        for column in schema.columns:
+            if column.name not in old.by_name and any(column.name in one.by_name for one in earlier):
+                return f"column {column.name} was dropped and comes back without its values"
+        return ""
+
     def seen(self, table: str, schema: TableSchema, with_values: Callable[[Sequence[str]], bool]) -> str:
         """The rows of `table` are of this schema from now on. Says why those on the log must be read again.
 
@@ -41,13 +57,15 @@ class Schemas:
         leaves the rows as they were, one added without a value for them too, which `with_values` tells. A column that
         went while another came may be a rename.
         """
-        before = self.last.get(table)
+        old = self._old(table)
+        back = self.comes_back(table, schema)
         self.last = {**self.last, table: schema.id.hex()}
-        old = self._on_log.get(bytes.fromhex(before)) if before is not None else None
         if old is None or old.id == schema.id:
             return ""
         added = [column.name for column in schema.columns if column.name not in old.by_name]
         dropped = [column.name for column in old.columns if column.name not in schema.by_name]
+        if back:
+            return back
         if added and dropped:
             return f"column {dropped[0]} became {added[0]}"
         for column in schema.columns:
@@ -56,3 +74,7 @@ class Schemas:
         if added and with_values(added):
             return f"column {added[0]} was added with a value for the rows that existed"
         return ""
+
+    def _old(self, table: str) -> TableSchema | None:
+        before = self.last.get(table)
+        return self._on_log.get(bytes.fromhex(before)) if before is not None else None

@@ -31,8 +31,8 @@ LOOK_EVERY_SECONDS: Final = 0.2
 """How often the database is asked whether what is waited for has come about."""
 
 
-class TableLocked(CdcError):
-    """The table is locked by DDL; try again."""
+class ReadLater(CdcError):
+    """A table cannot be read now; the message says what is waited for. It is tried again, other tables meanwhile."""
 
 
 @dataclass
@@ -186,9 +186,9 @@ class Snapshots(ABC, Generic[C]):
             error = reading.chunk.error
             assert error is not None
             self._drop(reading)
-            if not isinstance(error, TableLocked):
+            if not isinstance(error, ReadLater):
                 raise error
-            self.waiting_for = f"{reading.table}, which DDL has locked"
+            self.waiting_for = str(error)
             self._locked[reading.table] = time.monotonic() + 1.0
 
     def touched(self, table: str, keys: Collection[bytes]) -> None:

@@ -25,7 +25,8 @@ from cdc.errors import CdcError, GapError, PermanentError, UnreachableError
 from connectors.mysql.client import Address, check_server, connect, identify, query, refused
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 
-HEARTBEAT_SECONDS: Final = 5.0
+HEARTBEAT_SECONDS: Final = 1.0
+"""A server notices by its second heartbeat that a reader is gone, and only then lets go of the reader's lock."""
 READ_TIMEOUT: Final = 30.0
 """Seconds after which a server that has not even sent a heartbeat is taken for lost."""
 READ_BYTES: Final = 256 << 10
@@ -49,6 +50,8 @@ class DumpConnection:
     to do but :meth:`close`.
     """
 
+    thread_id: int
+    """The connection's number at the server."""
     checksum: bool
     """After :meth:`start`: whether events end with a checksum, until the first format description tells."""
     receive: Callable[[], bytes | None]
@@ -68,6 +71,7 @@ class DumpConnection:
         self._connection = connect(address)
         try:
             self.server = identify(self._connection)
+            self.thread_id = self._connection.thread_id()
             check_server(self.server)
             self.server_id = self._free(server_id)
         except BaseException:

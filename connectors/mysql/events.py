@@ -39,10 +39,14 @@ class EventType(IntEnum):
     STOP = 3
     ROTATE = 4
     INTVAR = 5
+    APPEND_BLOCK = 9
+    DELETE_FILE = 11
     RAND = 13
     USER_VAR = 14
     FORMAT_DESCRIPTION = 15
     XID = 16
+    BEGIN_LOAD_QUERY = 17
+    EXECUTE_LOAD_QUERY = 18
     TABLE_MAP = 19
     WRITE_ROWS_V1 = 23
     UPDATE_ROWS_V1 = 24
@@ -143,7 +147,8 @@ class MariadbGtidEvent(NamedTuple):
     """MariaDB: a transaction begins, or where it is `standalone` one statement that is no transaction (DDL).
 
     `prepared` and `completed` tell what the transaction is for the XA transaction `xa`. `thread_id` is 0 where the
-    server does not say.
+    server does not say. `without_effect`: the statement is an ALTER that is begun, and comes again when it is done, or
+    one that has failed (``binlog_alter_two_phase``).
     """
 
     gtid: MariadbGtid
@@ -152,6 +157,7 @@ class MariadbGtidEvent(NamedTuple):
     completed: bool
     xa: XaId | None
     thread_id: int
+    without_effect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,8 @@ class MariadbGtidList:
 
 
 class Query(NamedTuple):
-    """A statement: BEGIN and COMMIT, SAVEPOINT, XA, DDL. `sql` is in UTF-8 whatever the client spoke."""
+    """A statement: BEGIN and COMMIT, SAVEPOINT, XA, DDL; others too where the format is not ROW. `sql` is in UTF-8
+    whatever the client spoke."""
 
     thread_id: int
     execution_seconds: int
@@ -382,6 +389,7 @@ _PREPARED_XA: Final = 64
 _COMPLETED_XA: Final = 128
 _EXTRA_ENGINES: Final = 1
 _EXTRA_ALTER: Final = 4 | 8
+_EXTRA_NOT_DONE: Final = 2 | 8
 _EXTRA_THREAD: Final = 16
 
 
@@ -393,7 +401,7 @@ def _mariadb_gtid(c: _EventCursor) -> MariadbGtidEvent:
     if flags & (_PREPARED_XA | _COMPLETED_XA):
         format_id, global_size, branch_size = c.integer(4, signed=True), c.integer(1), c.integer(1)
         xa = XaId(format_id, c.take(global_size), c.take(branch_size))
-    thread_id = 0
+    thread_id = extra = 0
     if c.left and (extra := c.integer(1)):
         if extra & _EXTRA_ENGINES and c.left:
             c.take(1)
@@ -404,7 +412,9 @@ def _mariadb_gtid(c: _EventCursor) -> MariadbGtidEvent:
     c.rest()  # padding, and what later servers add
     prepared, completed = bool(flags & _PREPARED_XA), bool(flags & _COMPLETED_XA)
     gtid = MariadbGtid(domain, c.header.server_id, sequence)
-    return MariadbGtidEvent(gtid, bool(flags & _STANDALONE), prepared, completed, xa, thread_id)
+    return MariadbGtidEvent(
+        gtid, bool(flags & _STANDALONE), prepared, completed, xa, thread_id, bool(extra & _EXTRA_NOT_DONE)
+    )
 
 
 def _mariadb_gtid_list(c: Cursor) -> MariadbGtidList:
@@ -447,8 +457,10 @@ def _status(variables: bytes) -> tuple[int, int]:
 _QUERY: Final = struct.Struct("<IIBHH")
 
 
-def _query_head(c: Cursor) -> tuple[int, int, int, str, int, int]:
+def _query_head(c: Cursor, more: int = 0) -> tuple[int, int, int, str, int, int]:
+    """`more`: how many bytes else the event's fixed part has."""
     thread_id, seconds, schema_size, error_code, status_size = _QUERY.unpack(c.take(_QUERY.size))
+    c.take(more)
     sql_mode, collation = _status(c.take(status_size))
     schema = c.text(schema_size)
     if c.take(1) != b"\0":
@@ -466,8 +478,8 @@ def _sql(text: bytes, collation: int) -> str:
     return text.decode("utf-8", "replace")
 
 
-def _query(c: Cursor) -> Query:
-    thread_id, seconds, error_code, schema, sql_mode, collation = _query_head(c)
+def _query(c: Cursor, more: int = 0) -> Query:
+    thread_id, seconds, error_code, schema, sql_mode, collation = _query_head(c, more)
     return Query(thread_id, seconds, error_code, schema, _sql(c.rest(), collation), sql_mode)
 
 
@@ -574,6 +586,7 @@ Reader = Callable[[_EventCursor], BinlogEvent]
 _CREATE, _UPDATE, _DELETE = Operation.CREATE, Operation.UPDATE, Operation.DELETE
 _BY_TYPE: Final[dict[int, Reader]] = {
     EventType.QUERY: _query,
+    EventType.EXECUTE_LOAD_QUERY: lambda c: _query(c, 13),  # LOAD DATA, and where in it the file is named
     EventType.ROTATE: _rotate,
     EventType.XID: _xid,
     EventType.TABLE_MAP: lambda c: decode_table_map(c.rest(), mariadb=c.mariadb),
@@ -610,6 +623,9 @@ _PASSED: Final = frozenset(
         EventType.INTVAR,  # these three say what a statement means that follows, and which is looked at by itself
         EventType.RAND,
         EventType.USER_VAR,
+        EventType.APPEND_BLOCK,  # and these the content of a file, of LOAD DATA
+        EventType.DELETE_FILE,
+        EventType.BEGIN_LOAD_QUERY,
         EventType.IGNORABLE,
         EventType.ROWS_QUERY,
         EventType.TRANSACTION_CONTEXT,

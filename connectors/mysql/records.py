@@ -29,6 +29,11 @@ class KnownTable:
     """See :func:`connectors.mysql.rows.columns`."""
     compiled: CompiledRows
 
+    @property
+    def name(self) -> str:
+        """``schema.table``."""
+        return f"{self.map.schema}.{self.map.table}"
+
     @classmethod
     def of(cls, table: TableMap, schema: TableSchema, declared: Mapping[str, str]) -> KnownTable:
         """The table with its generated functions; the columns of `schema` are those of `table`, in order."""

@@ -498,10 +498,11 @@ _OPTION: Final = (
 )
 
 _CLAUSES: Final = (
-    # Columns: a new one is NULL in every row; of the others no value is touched.
-    (True, rf"ADD (?:COLUMN )?(?:IF NOT EXISTS )?\S+ {_TYPE}(?: {_ATTRIBUTE})*+"),
-    (True, r"DROP (?:COLUMN )?(?:IF EXISTS )?\S+(?: RESTRICT| CASCADE)?"),
-    (True, r"ALTER (?:COLUMN )?(?:IF EXISTS )?\S+ (?:SET DEFAULT .*|DROP DEFAULT|SET (?:IN)?VISIBLE)"),
+    # Columns: a new one is NULL in every row; of the others no value is touched. Of a new default generated columns
+    # may be made: ``AS (DEFAULT (x))``.
+    (True, rf"ADD (?:COLUMN )?(?:IF NOT EXISTS )?(?P<column>\S+) {_TYPE}(?: {_ATTRIBUTE})*+"),
+    (True, r"DROP (?:COLUMN )?(?:IF EXISTS )?(?P<column>\S+)(?: RESTRICT| CASCADE)?"),
+    (True, r"ALTER (?:COLUMN )?(?:IF EXISTS )?\S+ SET (?:IN)?VISIBLE"),
     # Keys and constraints.
     (True, r"ADD (?:CONSTRAINT (?:\S+ )?)?UNIQUE .*"),
     (True, r"DROP (?:INDEX|KEY|CONSTRAINT) (?:IF EXISTS )?(?!`?PRIMARY`?$)\S+"),
@@ -525,6 +526,7 @@ def _alter_table(c: _Cursor, ignore: bool) -> Statement:
     table = c.table()
     c.wait()
     rows = definition = False
+    columns: set[str] = set()
     others: list[Effect] = []
     renamed: list[Effect] = []
     for clause in _clauses(c):
@@ -533,8 +535,10 @@ def _alter_table(c: _Cursor, ignore: bool) -> Statement:
             renamed = [Renamed(table, to)]
             continue
         changes = _changes(" ".join(keys))
-        rows |= changes[0] or ignore
-        definition |= changes[1]
+        rows |= changes.rows or ignore or changes.column in columns  # dropped and added: its values are gone
+        definition |= changes.definition
+        if changes.column:
+            columns.add(changes.column)
         if keys[:2] == ["EXCHANGE", "PARTITION"]:
             others.append(Changed(_table_after(c, clause, "TABLE"), rows=True, definition=False))
         elif keys[:2] == ["CONVERT", "PARTITION"]:  # MariaDB, as the next
@@ -547,12 +551,19 @@ def _alter_table(c: _Cursor, ignore: bool) -> Statement:
     return Ddl(effects) if effects else Harmless()
 
 
-def _changes(clause: str) -> tuple[bool, bool]:
-    """Whether rows and definition may be others after `clause`."""
+class _Changes(NamedTuple):
+    """Whether rows and definition may be others after a clause, and which column it adds or drops."""
+
+    rows: bool
+    definition: bool
+    column: str
+
+
+def _changes(clause: str) -> _Changes:
     for definition, pattern in _LEAVES_ROWS:
-        if pattern.fullmatch(clause):
-            return False, definition
-    return True, True
+        if found := pattern.fullmatch(clause):
+            return _Changes(False, definition, found.groupdict().get("column", "").strip("`").upper())
+    return _Changes(True, True, "")
 
 
 def _new_name(c: _Cursor) -> TableName | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import select
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ import psycopg
 from psycopg import pq, sql
 
 from cdc import faults
-from cdc.errors import CdcError, PermanentError, TransientError
+from cdc.errors import CdcError, PermanentError
 from cdc.source.plan import KeyRange
-from cdc.source.snapshot import Chunk, TableLocked
+from cdc.source.reader import ThreadedReader
+from cdc.source.snapshot import Chunk, ReadLater
 from connectors.postgres.catalogue import CatalogTable, describe
 from connectors.postgres.client import connect, unreachable
 from connectors.postgres.config import PostgresConfig
@@ -54,65 +54,40 @@ class PostgresChunk(Chunk):
         return json.dumps({"chunk": self.id, "mark": which})
 
 
-class ChunkReader:
-    """Reads chunks, each in a thread that ends with it; their connections are used again."""
+class ChunkReader(ThreadedReader[psycopg.Connection[Any], PostgresChunk]):
+    """Reads chunks of PostgreSQL's tables."""
+
+    driver_error = psycopg.Error
 
     def __init__(self, config: PostgresConfig) -> None:
+        super().__init__()
         self._config = config
-        self._closed = False
-        self._connections: list[psycopg.Connection[Any]] = []
-        self._idle: list[psycopg.Connection[Any]] = []
-        self._threads: list[threading.Thread] = []
-
-    def begin(self, chunk: PostgresChunk) -> None:
-        """Start reading `chunk`; its result, or its `error`, is there when ``chunk.done`` is set."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        self._threads.append(threading.Thread(target=self._run, args=(chunk,), name="chunk reader", daemon=True))
-        self._threads[-1].start()
-
-    def close(self) -> None:
-        """End the connections; a running read fails. Safe to call twice."""
-        self._closed = True
-        for connection in self._connections:
-            try:
-                connection.cancel_safe(timeout=1)
-            except psycopg.Error:
-                connection.pgconn.finish()
-        for thread in self._threads:
-            thread.join()
-        for connection in self._connections:
-            connection.close()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        while self._idle:
-            if not (connection := self._idle.pop()).closed:
-                return connection
-        connection = connect(self._config)
-        self._connections.append(connection)
-        if self._closed:
-            raise TransientError("the source is being closed")
-        return connection
+        return connect(self._config)
 
-    def _run(self, chunk: PostgresChunk) -> None:
+    def _usable(self, connection: psycopg.Connection[Any]) -> bool:
+        return not connection.closed
+
+    def _interrupt(self, connection: psycopg.Connection[Any]) -> None:
         try:
-            connection = self._connect()
-            try:
-                self._read(connection, chunk)
-            finally:
-                self._idle.append(connection)
-        except CdcError as error:
-            chunk.error = error
-        except psycopg.errors.LockNotAvailable:
-            chunk.error = TableLocked(f"table {chunk.table.full_name} is locked by DDL")
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            chunk.error = unreachable(str(error))
-        except psycopg.Error as error:
-            chunk.error = PermanentError(
-                f"reading {chunk.table.full_name}: {error.diag.message_primary}",
-                hint=f"GRANT SELECT ON {chunk.table.quoted} TO …;" if error.sqlstate == "42501" else "",
-            )
-        finally:
-            chunk.done.set()
+            connection.cancel_safe(timeout=1)
+        except psycopg.Error:
+            connection.pgconn.finish()
+
+    def _end(self, connection: psycopg.Connection[Any]) -> None:
+        connection.close()
+
+    def _meaning(self, error: Exception, chunk: PostgresChunk) -> CdcError:
+        if isinstance(error, psycopg.errors.LockNotAvailable):
+            return ReadLater(f"{chunk.table.full_name}, which DDL has locked")
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            return unreachable(str(error))
+        assert isinstance(error, psycopg.Error)
+        return PermanentError(
+            f"reading {chunk.table.full_name}: {error.diag.message_primary}",
+            hint=f"GRANT SELECT ON {chunk.table.quoted} TO …;" if error.sqlstate == "42501" else "",
+        )
 
     def _read(self, connection: psycopg.Connection[Any], chunk: PostgresChunk) -> None:
         # 1. Low mark.

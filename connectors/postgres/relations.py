@@ -103,7 +103,7 @@ class Relations:
         self._install(relation.oid)
         if logged:
             return None
-        changed = self._schemas.last.get(name, schema.id.hex()) != schema.id.hex()
+        changed = self._schemas.changed(name, schema)
         resync = self.changed(table, schema)
         return News(name, self._schemas.first_use(schema), changed, resync)
 

@@ -43,6 +43,8 @@ class MariaDbServer:
                 self._make(cluster)
             options = [f"--datadir={cluster}", f"--port={self.port}", f"--socket={self._folder / 'socket'}"]
             options += ["--bind-address=127.0.0.1", "--user=root", "--innodb-flush-log-at-trx-commit=2"]
+            # A server that starts deletes the temporary tables that it finds, those of others in /tmp too.
+            options += [f"--tmpdir={self._folder}"]
             options += [f"--init-file={self._folder / 'users.sql'}", "--innodb-buffer-pool-size=64M", *self._options]
             self._process = start([*self._program(), *options], self._folder / "server.log")
         wait_until(self._answers, what=f"an answer of {self.url}")

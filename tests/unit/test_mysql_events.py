@@ -49,6 +49,11 @@ EXAMPLES: list[tuple[int, bytes, BinlogEvent]] = [
         Query(9, 1, 0, "shop", "DROP TABLE `ä`", 0x20),
     ),
     (
+        EventType.EXECUTE_LOAD_QUERY,
+        struct.pack("<IIBHHIIIB", 9, 1, 4, 0, len(STATUS), 1, 9, 20, 0) + STATUS + b"shop\0LOAD DATA",
+        Query(9, 1, 0, "shop", "LOAD DATA", 0x20),
+    ),
+    (
         EventType.GTID,
         b"\1" + UUID_BYTES + struct.pack("<Q", 5) + b"\2" + struct.pack("<qq", 3, 4) + (10**15).to_bytes(7, "little"),
         GtidEvent(Gtid(SOURCE, 5), 1, 3, 4, 10**15, 10**15),

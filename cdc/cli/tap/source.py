@@ -116,7 +116,7 @@ class _Passing:
                     self._tables[item.topic] = name
             elif isinstance(item, Marker):
                 events += self._event(item.topic, item.header, item.key, None)
-            else:
+            elif isinstance(item, list):
                 for record in item:
                     events += self._event(record.topic, record.header, record.key, record.value)
         return events

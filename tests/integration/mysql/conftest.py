@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from connectors.mysql.rows import Row, columns, decode_rows
 from connectors.mysql.tablemap import TableMap
 from connectors.mysql.wire import compile_table_map
 from schemas.table import TableSchema
+from tests.integration.mysql.support import Source
 from tests.servers.mariadb import MariaDbServer
 
 
@@ -91,3 +95,43 @@ def binlog(request: pytest.FixtureRequest) -> Iterator[Binlog]:
     made = Binlog(request.getfixturevalue(f"{request.param}_source"), "shop")
     yield made
     made.connection.close()
+
+
+@dataclass
+class Database:
+    """A schema of a server for one test, named `schema`."""
+
+    server: MariaDbServer
+    schema: str
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Run statements in a connection of their own; the rows of the last."""
+        return self.server.execute(f"USE {self.schema}", *statements)
+
+    def table(self, name: str) -> str:
+        """``schema.table``."""
+        return f"{self.schema}.{name}"
+
+
+MakeSource = Callable[..., Source]
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A fresh schema of each server."""
+    made = Database(request.getfixturevalue(f"{request.param}_source"), f"s{uuid.uuid4().hex[:8]}")
+    made.server.execute(f"CREATE DATABASE {made.schema}")
+    yield made
+    made.server.execute(f"DROP DATABASE IF EXISTS {made.schema}")
+
+
+@pytest.fixture
+def source(database: Database, tmp_path: Path) -> MakeSource:
+    """Makes a source of tables of the test's schema."""
+
+    def make(*tables: str, **options: Any) -> Source:
+        settings = {name: options.pop(name) for name in ("partitions", "profile") if name in options}
+        url = database.server.url.rpartition("/")[0]
+        return Source(url, tmp_path, {"tables": [database.table(name) for name in tables], **options}, **settings)
+
+    return make

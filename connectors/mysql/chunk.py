@@ -1,0 +1,250 @@
+"""Reading one chunk of a table, beside the stream (design, "Snapshot").
+
+A transaction is in the binlog, and streamed to us, before it is visible to readers: for an instant always, and as long
+as a replica does not answer under semi-synchronous replication. Rows that the stream changes from the chunk's begin on
+are dropped by the caller; what came before must be visible to the read. So the read waits for it:
+
+- MySQL adds a transaction to ``gtid_executed`` once it is visible. What the read saw beyond is in the binlog, whose
+  end afterwards is the high mark.
+- MariaDB says where in the binlog a consistent snapshot is: the transactions before that place, and no others, are
+  visible to it. That is the high mark.
+
+It never holds its transaction open because the log is slow: rows are read into memory, bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.constants import COMMAND, ER
+
+from cdc import faults
+from cdc.errors import CdcError, PermanentError
+from cdc.source.config import SnapshotConfig
+from cdc.source.plan import KeyRange
+from cdc.source.reader import ThreadedReader
+from cdc.source.snapshot import Chunk, ReadLater
+from connectors.mysql.catalogue import describe
+from connectors.mysql.client import Address, Server, connect, refused
+from connectors.mysql.definitions import quote
+from connectors.mysql.gtid import GtidSet, MariadbPosition
+from connectors.mysql.keys import condition, key_columns
+from connectors.mysql.position import BinlogPlace, Executed
+from connectors.mysql.select import select_list, split_row
+from connectors.mysql.values import INTEGERS
+
+LOCK_SECONDS: Final = 2
+"""How long a chunk waits for a table that DDL has locked; then the read is tried again later."""
+VISIBLE_SECONDS: Final = 2.0
+"""How long it waits until what has been streamed is visible; then the same."""
+LOOK_SECONDS: Final = 0.02
+"""How often MariaDB is asked for it."""
+
+_ER_TABLE_DEF_CHANGED: Final = 1412
+
+
+@dataclass
+class MysqlChunk(Chunk):
+    """`lines` are the rows as packets of the text protocol, see :mod:`connectors.mysql.select`."""
+
+    captured: Executed = field(default_factory=lambda: GtidSet({}))
+    """All transactions of which the stream has decoded anything when the chunk begins, in former connections too."""
+    captured_at: BinlogPlace = field(default_factory=BinlogPlace)
+    """Where the stream stands then in the binlog of this server: MariaDB says what is visible in these terms only."""
+    high: BinlogPlace | None = None
+    seen: Executed | None = None
+    """The result: when the stream has passed `high`, or all of `seen`, what the read saw has been streamed."""
+
+
+class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
+    """Reads chunks of the tables of a MySQL or MariaDB server."""
+
+    driver_error = pymysql.Error
+
+    def __init__(self, address: Address, server: Server, config: SnapshotConfig) -> None:
+        super().__init__()
+        self._address = address
+        self._server = server
+        self._config = config
+
+    def _connect(self) -> Connection:
+        connection = connect(self._address)
+        try:
+            # Keys may hold dates like 2024-02-30 where this mode was on when they were written.
+            _execute(connection, f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}, sql_mode = 'ALLOW_INVALID_DATES'")
+        except pymysql.Error as error:
+            connection._force_close()
+            raise refused(error) from None
+        return connection
+
+    def _usable(self, connection: Connection) -> bool:
+        return bool(connection.open)
+
+    def _interrupt(self, connection: Connection) -> None:
+        sock = connection._sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which another thread may be using
+
+    def _end(self, connection: Connection) -> None:
+        connection._force_close()
+
+    def _meaning(self, error: Exception, chunk: MysqlChunk) -> CdcError:
+        name = chunk.table.full_name
+        match error.args[0] if error.args else 0:
+            case ER.LOCK_WAIT_TIMEOUT:
+                return ReadLater(f"{name}, which DDL has locked")
+            case _ if error.args[:1] == (_ER_TABLE_DEF_CHANGED,):
+                return ReadLater(f"{name}, which DDL has changed while it was read")
+            case ER.NO_SUCH_TABLE | ER.BAD_FIELD_ERROR | ER.BAD_DB_ERROR:
+                return _changed(chunk)
+        return refused(error, f"GRANT SELECT ON {chunk.table.quoted} TO …;")
+
+    def _read(self, connection: Connection, chunk: MysqlChunk) -> None:
+        began = time.monotonic()
+        try:
+            # 1. What has been streamed must be visible.
+            place = self._begin(connection, chunk)
+            # 2. From here on the table keeps its definition, which may be a newer one than the snapshot's.
+            _execute(connection, f"SELECT 1 FROM {chunk.table.quoted} LIMIT 0")  # noqa: S608 - as quote() has it
+            table = describe(connection, self._server, chunk.table.schema, chunk.table.name)
+            if table is None or table.problem or table.key != chunk.table.key:
+                raise _changed(chunk)
+            chunk.table, chunk.table_rows = table, table.rows
+            # 3. The rows, and how those that follow are to be shared out.
+            chunk.read_at = time.time_ns() // 1000
+            self._read_rows(connection, chunk)
+            if chunk.rest and chunk.divide > 1 and connection.open:
+                chunk.rest = self._divide(connection, chunk)
+            faults.reach("snapshot.in_chunk")
+        finally:
+            if connection.open:
+                _execute(connection, "ROLLBACK")
+        chunk.seconds = time.monotonic() - began
+        # 4. High mark.
+        if place is None:
+            with self._connection() if not connection.open else contextlib.nullcontext(connection) as other:
+                [(executed,)] = _execute(other, "SELECT @@GLOBAL.gtid_executed")
+                chunk.seen, place = GtidSet.parse(executed), self._end_of_binlog(other)
+        chunk.high = place
+        chunk.marked_at = time.monotonic()
+
+    def _begin(self, connection: Connection, chunk: MysqlChunk) -> BinlogPlace | None:
+        """Begin a transaction that sees all that was captured, and where that is in the binlog, if the server says so.
+
+        Raises ReadLater if it does not come about for some time.
+        """
+        snapshot = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+        if not self._server.mariadb:
+            wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
+            [(late,)] = _execute(connection, wait, str(chunk.captured), VISIBLE_SECONDS)
+            if late:
+                raise _invisible(chunk)
+            _execute(connection, snapshot)
+            return None
+        # The stream may stand behind the last transaction, where there is more of the binlog; or it has had none yet.
+        end = self._end_of_binlog(connection)
+        needed = min(end, chunk.captured_at)
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while True:
+            _execute(connection, snapshot)
+            status = dict(_execute(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))
+            place = BinlogPlace(status["Binlog_snapshot_file"], int(status["Binlog_snapshot_position"]))
+            if place >= needed:
+                [(position,)] = _execute(connection, "SELECT @@GLOBAL.gtid_binlog_pos")
+                chunk.seen = MariadbPosition.parse(position)
+                return place
+            _execute(connection, "ROLLBACK")
+            if time.monotonic() > deadline or self._closing.wait(LOOK_SECONDS):
+                raise _invisible(chunk)
+
+    def _read_rows(self, connection: Connection, chunk: MysqlChunk) -> None:
+        """The first rows of the chunk's range, in key order."""
+        table, key = chunk.table, key_columns(chunk.table)
+        expressions = select_list(table)
+        where = condition(key, chunk.range)
+        order = ", ".join(column.name for column in key)
+        sql = (
+            f"SELECT {', '.join(expressions)} FROM {table.quoted}{where and ' WHERE '}{where} "  # noqa: S608
+            f"ORDER BY {order} LIMIT {chunk.limit}"
+        )
+        whole = _read(connection, sql, chunk, self._config.chunk_bytes)
+        if whole and len(chunk.lines) < chunk.limit:
+            return
+        texts = split_row(chunk.lines[-1])
+        names = [column.name for column in table.columns]
+        last = []
+        for column in key:
+            place = expressions.index(column.expression) if column.expression else names.index(column.column.name)
+            last.append(column.text(texts[place] or b""))
+        chunk.rest = [KeyRange(last, chunk.range.until)]
+
+    def _divide(self, connection: Connection, chunk: MysqlChunk) -> list[KeyRange]:
+        """The rest of a large table in ranges of the same width, if its key begins with an integer.
+
+        They may hold different numbers of rows. Readers take one after the other.
+        """
+        [rest] = chunk.rest
+        name = chunk.table.key[0]
+        parts = min(chunk.divide, chunk.table.bytes // self._config.chunk_bytes)
+        integer = any(column.name == name and column.type in INTEGERS for column in chunk.table.columns)
+        if parts < 2 or not integer or rest.after is None or rest.until is not None:
+            return chunk.rest
+        low = int(rest.after[0])
+        [(high,)] = _execute(connection, f"SELECT MAX({quote(name)}) FROM {chunk.table.quoted}")  # noqa: S608
+        edges = {low + (int(high) - low) * part // parts for part in range(1, parts)} - {low, int(high)}
+        return rest.divided([[str(edge)] for edge in sorted(edges)])
+
+    def _end_of_binlog(self, connection: Connection) -> BinlogPlace:
+        old = self._server.mariadb or self._server.version < (8, 2, 0)
+        for file, position, *_ in _execute(connection, f"SHOW {'MASTER' if old else 'BINARY LOG'} STATUS"):
+            return BinlogPlace(file, position)
+        raise PermanentError("the source's server writes no binlog", hint="set log_bin, and restart the server")
+
+
+def _changed(chunk: MysqlChunk) -> PermanentError:
+    return PermanentError(
+        f"table {chunk.table.full_name} changed its key or was dropped while it was read",
+        hint="correct `tables`, or run `cdc snapshot` after restoring the key",
+    )
+
+
+def _invisible(chunk: MysqlChunk) -> ReadLater:
+    return ReadLater(
+        f"{chunk.table.full_name}, until transactions that the binlog has are committed: a replica may not answer"
+    )
+
+
+def _execute(connection: Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows of a statement. Raises the driver's errors."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values or None)
+        return list(cursor.fetchall())
+
+
+def _read(connection: Connection, sql: str, chunk: MysqlChunk, most: int) -> bool:
+    """The rows of a statement, up to `most` bytes, and whether that is all: where it is not the connection is closed,
+    which ends the statement."""
+    connection._execute_command(COMMAND.COM_QUERY, sql)
+    columns = connection._read_packet().read_length_encoded_integer()
+    for _ in range(columns + 1):  # their descriptions, and the end of these
+        connection._read_packet()
+    packet, append = connection._read_packet, chunk.lines.append
+    size = 0
+    while True:
+        row: bytes = packet().get_all_data()
+        if row[0] == 0xFE and len(row) < 9:
+            chunk.size = size
+            return True
+        if size >= most:
+            chunk.size = size
+            connection._force_close()
+            return False
+        append(row)
+        size += len(row)

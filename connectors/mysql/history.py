@@ -1,0 +1,104 @@
+"""What a server's binlog holds, and whether that still continues a stored position."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from cdc.errors import PermanentError
+from cdc.source.plan import gap
+from connectors.mysql.client import Server
+from connectors.mysql.gtid import GtidSet, MariadbPosition
+from connectors.mysql.position import BinlogPlace, Executed, Position, parse_executed, within
+
+Query = Callable[..., list[tuple[Any, ...]]]
+"""Runs one statement; its rows."""
+
+COMMIT_SECONDS: Final = 10.0
+"""How long a captured transaction may take to be committed at the server: it is sent before that."""
+
+
+class BinlogState(NamedTuple):
+    """`executed`: all that is committed, or in the binlog. `purged`: what of it the binlog has no longer. `end`: where
+    the binlog ends."""
+
+    executed: Executed
+    purged: Executed
+    end: BinlogPlace
+
+
+def identity(server: Server) -> str:
+    """What tells a server from others of its topology."""
+    return str(server.uuid) if server.uuid is not None else f"server_id {server.server_id}"
+
+
+def binlog_end(query: Query, server: Server) -> BinlogPlace:
+    """Where the binlog ends now. Raises PermanentError when there is none."""
+    known = not server.mariadb and server.version >= (8, 2, 0)
+    rows = query("SHOW BINARY LOG STATUS" if known else "SHOW MASTER STATUS")
+    if not rows:
+        raise PermanentError("the server writes no binlog", hint="set log_bin in the server's my.cnf and restart it")
+    return BinlogPlace(str(rows[0][0]), int(rows[0][1]))
+
+
+def binlog_state(query: Query, server: Server) -> BinlogState:
+    """Ask the server. Raises PermanentError when its GTIDs are off or it writes no binlog."""
+    if server.gtid_mode != "ON":
+        raise PermanentError(
+            f"gtid_mode is {server.gtid_mode}: transactions have no identity",
+            hint="SET GLOBAL enforce_gtid_consistency = ON; then SET GLOBAL gtid_mode = OFF_PERMISSIVE, ON_PERMISSIVE, "
+            "ON, one after the other; and the same in my.cnf",
+        )
+    end = binlog_end(query, server)
+    if not server.mariadb:
+        [(executed, purged)] = query("SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged")
+        return BinlogState(GtidSet.parse(executed), GtidSet.parse(purged), end)
+    first = query("SHOW BINARY LOGS")[0][0]
+    [(executed, purged)] = query("SELECT BINLOG_GTID_POS(%s, %s), BINLOG_GTID_POS(%s, 4)", *end, first)
+    return BinlogState(MariadbPosition.parse(executed or ""), MariadbPosition.parse(purged or ""), end)
+
+
+class Continuation(NamedTuple):
+    """How to go on from a position: ask for what is not in `start`. `anchored`: the position's anchor comes first.
+    `moved`: this is another server than before."""
+
+    start: Executed
+    anchored: bool
+    moved: bool
+
+
+def check_continuity(query: Query, server: Server, position: Position) -> Continuation:
+    """Everything about the server that can be compared with the stored position before streaming.
+
+    That the anchor comes again is the last proof, and the stream's. Raises GapError.
+    """
+    if server.mariadb != position.mariadb:
+        there, here = ("MariaDB", "MySQL") if position.mariadb else ("MySQL", "MariaDB")
+        raise gap(f"this is another server: the position is of {there}, and this is {here}")
+    moved = identity(server) != position.server
+    executed = parse_executed(position.executed, mariadb=server.mariadb)
+    state = binlog_state(query, server)
+    deadline = time.monotonic() + COMMIT_SECONDS
+    while not within(executed, state.executed):
+        # Captured before it was committed: it will be, unless the server forgot it.
+        if time.monotonic() > deadline or moved:
+            lost = executed - state.executed  # type: ignore[operator]
+            raise gap(
+                f"the server lacks transactions that were captured ({lost}): "
+                + ("they were lost in a failover" if moved else "it was restored from an older copy")
+            )
+        time.sleep(0.05)
+        state = binlog_state(query, server)
+    if not within(state.purged, executed):
+        missing = state.purged - executed  # type: ignore[operator]
+        raise gap(f"the server has purged binlogs with transactions that were not captured ({missing})")
+    anchor = position.anchor
+    if anchor is None:
+        return Continuation(executed, anchored=False, moved=moved)
+    start = parse_executed(anchor.before, mariadb=server.mariadb)
+    if isinstance(start, GtidSet) and isinstance(executed, GtidSet):
+        start = executed - GtidSet.parse(anchor.gtid)
+    if not within(state.purged, start):
+        return Continuation(executed, anchored=False, moved=moved)  # the anchor was purged since: nothing is missing
+    return Continuation(start, anchored=True, moved=moved)
