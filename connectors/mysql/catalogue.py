@@ -95,7 +95,10 @@ def captured_tables(
             hint="check the spelling of `tables` (upper and lower case too); the user must have SELECT on the table",
         )
     if not found:
-        raise PermanentError("no table of this server can be captured", hint="see `tables` of the source")
+        raise PermanentError(
+            "no table of this server can be captured",
+            hint="see `tables` of the source; the user must have SELECT on them",
+        )
     return found
 
 

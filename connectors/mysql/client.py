@@ -139,6 +139,17 @@ def query(connection: Connection, sql: str, *values: object) -> list[tuple[Any, 
         raise refused(error) from None
 
 
+def account(user: str, host: str) -> str:
+    """``'user'@'host'``, for GRANT."""
+    return "@".join("'" + part.replace("\\", "\\\\").replace("'", "''") + "'" for part in (user, host))
+
+
+def current_account(connection: Connection) -> str:
+    """Whose privileges `connection` has."""
+    ((current,),) = query(connection, "SELECT CURRENT_USER()")
+    return account(*current.rsplit("@", 1))
+
+
 class Server(NamedTuple):
     """Who answers. `gtid_mode` is MySQL's variable; MariaDB's GTIDs cannot be switched off."""
 

@@ -134,8 +134,3 @@ def _modify(column: Definition) -> str:
 def quote(name: str) -> str:
     """A name as SQL has it, between backquotes."""
     return "`" + name.replace("`", "``") + "`"
-
-
-def account(user: str, host: str) -> str:
-    """``'user'@'host'``, for GRANT."""
-    return "@".join("'" + part.replace("\\", "\\\\").replace("'", "''") + "'" for part in (user, host))

@@ -22,7 +22,7 @@ import pymysql
 from pymysql.constants.COMMAND import COM_BINLOG_DUMP, COM_BINLOG_DUMP_GTID, COM_REGISTER_SLAVE
 
 from cdc.errors import CdcError, GapError, PermanentError, UnreachableError
-from connectors.mysql.client import Address, check_server, connect, identify, query, refused
+from connectors.mysql.client import Address, check_server, connect, current_account, identify, query, refused
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 
 HEARTBEAT_SECONDS: Final = 1.0
@@ -65,7 +65,6 @@ class DumpConnection:
         """Raises UnreachableError, also when another replica is connected with `server_id`; PermanentError when the
         server is too old.
         """
-        self._user = address.user
         self._chosen = server_id != "auto"
         self._name = f"cdc-service@{socket.gethostname()}"[:60]
         self._connection = connect(address)
@@ -73,6 +72,7 @@ class DumpConnection:
             self.server = identify(self._connection)
             self.thread_id = self._connection.thread_id()
             check_server(self.server)
+            self._account = current_account(self._connection)
             self.server_id = self._free(server_id)
         except BaseException:
             self.close()
@@ -204,7 +204,7 @@ class DumpConnection:
             )
         if code in _DENIED:
             return PermanentError(
-                f"the source's server: {text} ({code})", hint=f"GRANT REPLICATION SLAVE ON *.* TO '{self._user}'@'…';"
+                f"the source's server: {text} ({code})", hint=f"GRANT REPLICATION SLAVE ON *.* TO {self._account};"
             )
         return refused(error)
 

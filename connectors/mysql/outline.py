@@ -8,9 +8,8 @@ from typing import Final
 
 from cdc.connector import FoundTable, Outline, Severity
 from connectors.mysql.catalogue import CatalogTable, selected_tables
-from connectors.mysql.client import Server, address, check_server, connect, identify, query
+from connectors.mysql.client import Server, account, address, check_server, connect, identify, query
 from connectors.mysql.config import MysqlConfig
-from connectors.mysql.definitions import account
 from connectors.mysql.settings import check_settings
 
 _ADVICE: Final = {Severity.ERROR: "Needed", Severity.WARNING: "Advised"}

@@ -12,9 +12,8 @@ from pymysql.connections import Connection
 from cdc.connector import Finding, Severity
 from cdc.errors import CdcError, GapError, PermanentError, UnreachableError
 from connectors.mysql.catalogue import CatalogTable, captured_tables
-from connectors.mysql.client import Address, Server, address, check_server, connect, identify, query
+from connectors.mysql.client import Address, Server, address, check_server, connect, current_account, identify, query
 from connectors.mysql.config import MysqlConfig
-from connectors.mysql.definitions import account
 from connectors.mysql.dump import READ_TIMEOUT, DumpConnection
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 from connectors.mysql.settings import check_order, check_retention, check_settings, error, ok, warning
@@ -30,16 +29,20 @@ def preflight(config: MysqlConfig) -> list[Finding]:
         except PermanentError as refused:
             return [_finding("server", refused)]
         findings = list(_looked(connection, server, config))
-    if all(finding.severity is not Severity.ERROR for finding in findings):
+    if all(finding.severity is not Severity.ERROR or finding.check not in _UNREADABLE for finding in findings):
         findings.append(_replication(where, config, server))
     return findings
+
+
+_UNREADABLE: Final = frozenset({"mysql.log_bin", "mysql.server_id", "mysql.gtid_mode"})
+"""Checks without which there is no binlog to ask for."""
 
 
 def _looked(connection: Connection, server: Server, config: MysqlConfig) -> Iterator[Finding]:
     variables: dict[str, str] = dict(query(connection, "SHOW GLOBAL VARIABLES"))
     ((_, encryption),) = query(connection, "SHOW SESSION STATUS LIKE 'Ssl_version'")
     name = "MariaDB" if server.mariadb else "MySQL"
-    yield ok("server", f"{name} {server.version_text}, {encryption or 'without TLS on this machine'}")
+    yield ok("server", f"{name} {server.version_text}, {encryption or 'without TLS'}")
     yield from check_settings(server, variables)
     yield check_retention(server, variables, _bytes_per_second(connection))
     if server.mariadb:
@@ -55,8 +58,7 @@ def _looked(connection: Connection, server: Server, config: MysqlConfig) -> Iter
     except PermanentError as refused:
         yield _finding("table", refused)
     yield from left_out
-    ((user,),) = query(connection, "SELECT CURRENT_USER()")
-    user = account(*user.rsplit("@", 1))
+    user = current_account(connection)
     yield from _binlog(connection, server, user, tables)
     for table in tables:
         if not _readable(connection, table):

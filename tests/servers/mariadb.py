@@ -35,8 +35,11 @@ class MariaDbServer:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> MariaDbServer:
-        """Start it if it does not run, on the same port and files as before, and wait until it answers."""
+    def start(self, *more: str) -> MariaDbServer:
+        """Start it if it does not run, on the same port and files as before, and wait until it answers.
+
+        `more` are options for this time.
+        """
         if not self._theirs and not self.running():
             cluster = self._folder / "cluster"
             if not cluster.exists():
@@ -45,7 +48,8 @@ class MariaDbServer:
             options += ["--bind-address=127.0.0.1", "--user=root", "--innodb-flush-log-at-trx-commit=2"]
             # A server that starts deletes the temporary tables that it finds, those of others in /tmp too.
             options += [f"--tmpdir={self._folder}"]
-            options += [f"--init-file={self._folder / 'users.sql'}", "--innodb-buffer-pool-size=64M", *self._options]
+            options += [f"--init-file={self._folder / 'users.sql'}", "--innodb-buffer-pool-size=64M"]
+            options += [*self._options, *more]
             self._process = start([*self._program(), *options], self._folder / "server.log")
         wait_until(self._answers, what=f"an answer of {self.url}")
         return self

@@ -261,7 +261,7 @@ def test_the_privilege_is_missing(binlog: Binlog) -> None:
     with closing(DumpConnection(probe, "auto")) as connection:
         with pytest.raises(PermanentError) as caught:
             connection.start(position(binlog))
-        assert caught.value.hint == "GRANT REPLICATION SLAVE ON *.* TO 'probe'@'…';"
+        assert caught.value.hint == "GRANT REPLICATION SLAVE ON *.* TO 'probe'@'localhost';"
     binlog.execute("GRANT REPLICATION SLAVE ON *.* TO probe@localhost")
     with closing(DumpConnection(probe, 4711)) as connection:
         reader = Reader(connection, position(binlog))
