@@ -20,7 +20,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from tests.bench import apply, drain, idle, interpreter, latency, slow, snapshot, workers
+from tests.bench import apply, binlog, drain, idle, interpreter, latency, slow, snapshot, workers
 from tests.bench.measure import Measure, save, show
 from tests.bench.stage import Sizes, Stage
 from tests.bench.stores import STORES
@@ -31,6 +31,8 @@ RUNS: list[tuple[Run, tuple[str, ...]]] = [
     (drain.measures, ("drain_kafka", "drain_embedded", "capture_cpu")),
     (drain.bulk, ("bulk_kafka", "bulk_embedded")),
     (drain.one_by_one, ("one_by_one_kafka", "one_by_one_embedded")),
+    (binlog.measures, tuple(f"{kind}_drain_{log}" for kind in binlog.SERVERS for log in binlog.LOGS)),
+    (binlog.shapes, tuple(binlog.SHAPES)),
     (snapshot.measures, ("snapshot_kafka", "snapshot_embedded")),
     (snapshot.readers, tuple(f"snapshot_readers_{count}" for count in snapshot.READERS)),
     (latency.measures, tuple(latency.WAYS)),

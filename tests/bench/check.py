@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from cdc.config.pipeline import Pipeline
 from cdc.log import Fetched, Log, TopicPartition
@@ -16,9 +17,10 @@ SAMPLES = 2000
 COMPARED_TOGETHER = 20_000
 
 
-def log_holds(pipeline: Pipeline, database: Database, expected: Mapping[str, int]) -> None:
+def log_holds(pipeline: Pipeline, database: Any, expected: Mapping[str, int], table: Any = workload) -> None:
     """The log has so many events of each operation (``c u d r``), each version once and without a gap, a tombstone
-    after each delete, per key rising versions, and in the end the rows of the table. Raises AssertionError.
+    after each delete, per key rising versions, and in the end the rows of the table, whose functions are those of the
+    module `table`. Raises AssertionError.
     """
     log = pipeline.open_log()
     try:
@@ -50,10 +52,10 @@ def log_holds(pipeline: Pipeline, database: Database, expected: Mapping[str, int
     versions.sort()
     assert versions == list(range(versions[0], versions[0] + len(versions))), "a version is missing or there twice"
     live = {key: row for key, row in rows.items() if row is not None}
-    wanted = {b'{"id":%d}' % id_ for id_ in workload.ids(database)}
+    wanted = {b'{"id":%d}' % id_ for id_ in table.ids(database)}
     assert live.keys() == wanted, f"{len(live.keys() ^ wanted)} keys differ from the table's"
     sample = list(live.values())[:: max(1, len(live) // SAMPLES)]
-    wrong = workload.differing(database, sample)
+    wrong = table.differing(database, sample)
     assert wrong == 0, f"{wrong} of {len(sample)} rows differ from the table's"
 
 

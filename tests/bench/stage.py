@@ -24,8 +24,10 @@ from rich.console import Console
 from cdc.config.load import load
 from cdc.config.pipeline import Pipeline
 from cdc.role import CAUGHT_UP
-from tests.bench import interpreter, workload
+from tests.bench import interpreter, orders, workload
 from tests.servers.kafka import Broker
+from tests.servers.mariadb import BINLOG, MariaDbServer, mariadb_binary
+from tests.servers.mysql import MySqlServer, mysql_root
 from tests.servers.postgres import Database, Postgres, create_database, embedded_binaries, new_folder
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,7 @@ SETTINGS = {
 }
 WORKER_SECONDS = 300.0
 PARTITIONS = 6
+SOURCE = "orders"
 WARM_ROUNDS = 60
 COMPILING_SHARE = 0.03
 """Of the broker's CPU time: so much of it the compiler may still take."""
@@ -195,6 +198,7 @@ class Stage:
         self._stack = ExitStack()
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self._number = 0
+        self._binlog_servers: dict[str, MariaDbServer] = {}
 
     def say(self, text: str) -> None:
         """Tell the person who waits."""
@@ -208,6 +212,26 @@ class Stage:
         server = Postgres(embedded_binaries(folder), folder, SETTINGS)
         self._stack.callback(server.immediate)
         return server.start()
+
+    def binlog_server(self, kind: str) -> MariaDbServer:
+        """A ``mysql`` or ``mariadb`` server that writes a binlog."""
+        if kind not in self._binlog_servers:
+            options = [*BINLOG, "--sync-binlog=0", "--max-binlog-size=1073741824", "--innodb-buffer-pool-size=512M"]
+            folder = self.folder / kind
+            folder.mkdir()
+            if kind == "mysql":
+                options += ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]
+                server: MariaDbServer = MySqlServer(mysql_root(), folder, options=options)
+            else:
+                server = MariaDbServer(mariadb_binary(), folder, options=[*options, "--binlog-checksum=CRC32"])
+            self._stack.callback(server.kill)
+            self._binlog_servers[kind] = server.start()
+        return self._binlog_servers[kind]
+
+    def binlog_pipeline(self, server: MariaDbServer, log: str) -> Path:
+        """As :meth:`pipeline`, with the bench's table of a MySQL or MariaDB server."""
+        source = {"type": "mysql", "url": server.url.rpartition("/")[0], "tables": [orders.TABLE]}
+        return self._pipeline(source, log, {})
 
     @cached_property
     def broker(self) -> Broker:
@@ -234,6 +258,10 @@ class Stage:
         """The file of a new pipeline; `log` is ``kafka`` or ``embedded``. Everything is at its default but the bench's
         table, and what `source` says of the source and `topics` of ``log.topics``.
         """
+        described = {"type": "postgres", "url": database.dsn, "tables": [workload.TABLE], **(source or {})}
+        return self._pipeline(described, log, topics or {})
+
+    def _pipeline(self, source: Mapping[str, Any], log: str, topics: Mapping[str, Any]) -> Path:
         self._number += 1
         name = f"bench{self._number}"
         where = {"type": "embedded", "path": str(self.folder / "log")}
@@ -242,8 +270,8 @@ class Stage:
         document = {
             "version": 1,
             "pipeline": name,
-            "log": {**where, "topics": topics or {}},
-            "sources": {"pg": {"type": "postgres", "url": database.dsn, "tables": [workload.TABLE], **(source or {})}},
+            "log": {**where, "topics": topics},
+            "sources": {SOURCE: source},
             "sinks": {},
         }
         file = self.folder / f"{name}.yaml"
@@ -265,7 +293,7 @@ class Stage:
 
     def capture(self, file: Path, **environment: str) -> Spent:
         """Capture until everything is on the log."""
-        return self.start(file, "source/pg", environment).until_caught_up()
+        return self.start(file, f"source/{SOURCE}", environment).until_caught_up()
 
     def load(self, file: Path) -> Pipeline:
         """The pipeline that `file` describes."""

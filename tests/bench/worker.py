@@ -69,9 +69,11 @@ def _peak() -> float:
 def main(report: str, file: str, name: str) -> int:
     """Run the worker; write the report when it has ended by itself."""
     if name.startswith("source/"):
+        from connectors.mysql.dump import DumpConnection
         from connectors.postgres.client import ReplicationConnection
 
         ReplicationConnection.start = _marked(ReplicationConnection.start)  # type: ignore[method-assign] # measured
+        DumpConnection.start = _marked(DumpConnection.start)  # type: ignore[method-assign]
     else:
         from cdc import delivery
 
