@@ -11,7 +11,9 @@ import json
 import re
 import struct
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Union
 
 from connectors.mysql.numbers import decimal_text, double_text
@@ -26,6 +28,11 @@ _INTEGERS: Final = {5: (2, True), 6: (2, False), 7: (4, True), 8: (4, False), 9:
 _INLINED: Final = {False: (4, 5, 6), True: (4, 5, 6, 7, 8)}
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ESCAPED: Final = re.compile('["\\\\\x00-\x1f]')
+
+_OBJECT, _ARRAY = 0, 2
+"""The small ones."""
+_small: Final = struct.Struct("<HH").unpack_from
+_entries: Final = struct.Struct("<BH").iter_unpack
 
 _DIGITS: Final = 81
 """Of a decimal within a document: it may have more than a column's, of which the groups are not full."""
@@ -48,6 +55,91 @@ def text(tree: Tree) -> str:
     return tree
 
 
+@lru_cache(256)
+def document_text(document: bytes) -> str:
+    """What the server prints for a document: the common way, straight to text. The old and the new image of a row
+    mostly have the same one."""
+    if document and document[0] in (_OBJECT, _ARRAY):
+        with suppress(ValueError, IndexError, struct.error):
+            return _Printer(document).container(document[0], 1, len(document), 1)
+    return text(parse(document))
+
+
+class _Printer:
+    """Prints small objects and arrays (of less than 64 KiB) and what is mostly in them; the rest is `_Reader`'s."""
+
+    __slots__ = ("_budget", "_content")
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._budget = len(content)
+
+    def container(self, kind: int, start: int, end: int, depth: int) -> str:
+        """The object or array that begins at `start`; nothing of it lies beyond `end`."""
+        content = self._content
+        count, size = _small(content, start)
+        stop = start + size
+        self._budget -= count + 1
+        if stop > end or depth > _DEEPEST or self._budget < 0:
+            raise ValueError("an object or array ends beyond its document")
+        entries = start + 4 + (4 * count if kind == _OBJECT else 0)
+        first = entries + 3 * count
+        if first > stop:
+            raise ValueError("an object or array ends beyond its document")
+        parts = []
+        for inner, place in _entries(content[entries:first]):
+            if inner == 12:
+                place += start
+                length = content[place]
+                ends = place + 1 + length
+                if length > 127 or ends > stop:
+                    parts.append(self._rest(inner, place, stop, depth))
+                    continue
+                self._budget -= length
+                string = content[place + 1 : ends].decode()
+                parts.append(f'"{string}"' if _ESCAPED.search(string) is None else _quoted(string))
+            elif inner == 5:
+                parts.append(str(place - 65536 if place > 32767 else place))
+            elif inner == 4:
+                parts.append(_LITERALS[place])
+            elif inner < 2 << 1 and not inner & 1:
+                parts.append(self.container(inner, start + place, stop, depth + 1))
+            elif inner == 6:
+                parts.append(str(place))
+            else:
+                parts.append(self._rest(inner, start + place, stop, depth))
+        if self._budget < 0:
+            raise ValueError("parts overlap")
+        if kind == _ARRAY:
+            return f"[{', '.join(parts)}]"
+        if not count:
+            return "{}"
+        offset, length = _small(content, entries - 4)
+        last = start + offset + length
+        self._budget -= last - first
+        if last > stop or self._budget < 0:
+            raise ValueError("a key ends beyond its object")
+        names = _names(content[start + 4 : entries], content[first:last], first - start)
+        return f"{{{', '.join(map(str.__add__, names, parts))}}}"
+
+    def _rest(self, kind: int, start: int, end: int, depth: int) -> str:
+        return text(_Reader(self._content).value(kind, start, end, depth))
+
+
+@lru_cache(4096)
+def _names(entries: bytes, keys: bytes, first: int) -> tuple[str, ...]:
+    """What stands before each value of an object whose keys are at these offsets: rows have few sorts of objects."""
+    names = []
+    for offset, length in struct.iter_unpack("<HH", entries):
+        begin = offset - first
+        if begin < 0 or begin + length > len(keys):
+            raise ValueError("a key lies elsewhere than after the entries")
+        names.append(f"{_quoted(keys[begin : begin + length].decode())}: ")
+    if len(set(names)) < len(names):
+        raise ValueError("a key comes twice")
+    return tuple(names)
+
+
 def _quoted(string: str) -> str:
     return '"' + _ESCAPED.sub(_escape, string) + '"'
 
@@ -64,7 +156,7 @@ class _Reader:
         self._budget = len(content)
 
     def document(self) -> Tree:
-        return self._value(self._content[0], 1, len(self._content), 0)
+        return self.value(self._content[0], 1, len(self._content), 0)
 
     def _spend(self, count: int) -> None:
         self._budget -= count
@@ -79,7 +171,7 @@ class _Reader:
     def _number(self, start: int, size: int, end: int, signed: bool = False) -> int:
         return int.from_bytes(self._take(start, size, end), "little", signed=signed)
 
-    def _value(self, kind: int, start: int, end: int, depth: int) -> Tree:
+    def value(self, kind: int, start: int, end: int, depth: int) -> Tree:
         """The value of type `kind` that begins at `start`; nothing of it lies beyond `end`."""
         self._spend(1)
         if kind < 4:
@@ -131,7 +223,7 @@ class _Reader:
         for entry in range(entries, entries + count * (width + 1), width + 1):
             inner = self._content[entry]
             place = entry + 1 if inner in _INLINED[large] else start + self._number(entry + 1, width, end)
-            values.append(self._value(inner, place, end, depth))
+            values.append(self.value(inner, place, end, depth))
         if is_array:
             return values
         keys = []

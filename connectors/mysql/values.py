@@ -183,7 +183,7 @@ def layout(column: MapColumn, declared: str = "") -> Layout:
         case ColumnType.ENUM | ColumnType.SET:
             return _enumerated(column)
         case ColumnType.JSON:
-            return Layout(0, column.size, lambda v: binary_json.text(binary_json.parse(v)))
+            return Layout(0, column.size, binary_json.document_text)
         case ColumnType.VECTOR:
             return Layout(0, column.size, _vector)
     return _string(column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import struct
 import zlib
 from io import BytesIO
@@ -114,7 +115,68 @@ def test_arbitrary_documents_raise_value_error_only(content: bytes) -> None:
     with contextlib.suppress(ValueError):
         binary_json.text(binary_json.parse(content))
     with contextlib.suppress(ValueError):
+        binary_json.document_text(content)
+    with contextlib.suppress(ValueError):
         binary_json.apply({"a": ["1", "2"]}, binary_json.parse_differences(content))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 31), 1 << 31) | st.text(max_size=200),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def binary(value: object, kind: list[int]) -> bytes:
+    """A document as MySQL writes it, without its first byte, which `kind` is given: small objects and arrays."""
+    match value:
+        case None | bool():
+            kind[:] = [4]
+            return bytes([{None: 0, True: 1, False: 2}[value]])
+        case int():
+            kind[:] = [5] if -(1 << 15) <= value < 1 << 15 else [7] if -(1 << 31) <= value < 1 << 31 else [9]
+            return value.to_bytes({5: 2, 7: 4, 9: 8}[kind[0]], "little", signed=True)
+        case str():
+            kind[:] = [12]
+            content = value.encode()
+            length = len(content)
+            return (bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])) + content
+        case list():
+            kind[:] = [2]
+            keys, values = [], value
+        case dict():
+            kind[:] = [0]
+            ordered = sorted(value.items(), key=lambda item: (len(item[0].encode()), item[0].encode()))
+            keys, values = [key.encode() for key, _ in ordered], [inner for _, inner in ordered]
+    place = 4 + 4 * len(keys) + 3 * len(values)
+    key_entries = entries = body = b""
+    for key in keys:
+        key_entries += struct.pack("<HH", place, len(key))
+        place += len(key)
+    for inner in values:
+        of: list[int] = []
+        encoded = binary(inner, of)
+        inlined = of[0] in (4, 5)
+        entries += bytes(of) + (encoded.ljust(2, b"\0") if inlined else struct.pack("<H", place))
+        if not inlined:
+            body += encoded
+            place += len(encoded)
+    return struct.pack("<HH", len(values), place) + key_entries + entries + b"".join(keys) + body
+
+
+@given(JSON, st.data())
+@settings(max_examples=300)
+def test_documents_are_printed_alike_in_both_ways(value: object, data: st.DataObject) -> None:
+    kind: list[int] = []
+    body = binary(value, kind)
+    document = bytes(kind) + body
+    printed = binary_json.document_text(document)
+    assert printed == binary_json.text(binary_json.parse(document))
+    assert json.loads(printed) == value
+    place = data.draw(st.integers(0, len(document) - 1))
+    damaged = document[:place] + data.draw(st.binary(min_size=1, max_size=2)) + document[place + 1 :]
+    with contextlib.suppress(ValueError):
+        binary_json.document_text(damaged)
 
 
 @st.composite
