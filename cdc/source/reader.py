@@ -85,7 +85,8 @@ class ThreadedReader(ABC, Generic[K, C]):
                 raise TransientError("the source is being closed")
             yield connection
         finally:
-            self._idle.append(connection)
+            with self._lock:
+                self._idle.append(connection)
 
     def _run(self, chunk: C) -> None:
         try:

@@ -4,19 +4,23 @@ A transaction is in the binlog, and streamed to us, before it is visible to read
 as a replica does not answer under semi-synchronous replication. Rows that the stream changes from the chunk's begin on
 are dropped by the caller; what came before must be visible to the read. So the read waits for it:
 
-- MySQL adds a transaction to ``gtid_executed`` once it is visible. What the read saw beyond is in the binlog, whose
-  end afterwards is the high mark.
+- MySQL adds a transaction to ``gtid_executed`` after it became visible, and has it in ``gtid_owned`` until then. What
+  the read saw is in both of them afterwards, and before the end of the binlog.
 - MariaDB says where in the binlog a consistent snapshot is: the transactions before that place, and no others, are
-  visible to it. That is the high mark.
+  visible to it. Except that the place moves into another file before the transactions that filled the last one are
+  visible; so a file's first transaction, or its checkpoint, is waited for too.
 
 It never holds its transaction open because the log is slow: rows are read into memory, bounded.
 """
 
+# ruff: noqa: S608 - names are quoted, values are literals of the key's types
+
 from __future__ import annotations
 
-import contextlib
+import re
 import socket
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,7 +39,7 @@ from connectors.mysql.client import Address, Server, connect, refused
 from connectors.mysql.definitions import quote
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 from connectors.mysql.keys import condition, key_columns
-from connectors.mysql.position import BinlogPlace, Executed
+from connectors.mysql.position import BinlogPlace, Executed, within
 from connectors.mysql.select import select_list, split_row
 from connectors.mysql.values import INTEGERS
 
@@ -46,20 +50,20 @@ VISIBLE_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.02
 """How often MariaDB is asked for it."""
 
-_ER_TABLE_DEF_CHANGED: Final = 1412
+_THREAD: Final = re.compile("#[0-9]+")
+"""Who owns a transaction, in ``gtid_owned``."""
 
 
 @dataclass
 class MysqlChunk(Chunk):
     """`lines` are the rows as packets of the text protocol, see :mod:`connectors.mysql.select`."""
 
-    captured: Executed = field(default_factory=lambda: GtidSet({}))
-    """All transactions of which the stream has decoded anything when the chunk begins, in former connections too."""
-    captured_at: BinlogPlace = field(default_factory=BinlogPlace)
-    """Where the stream stands then in the binlog of this server: MariaDB says what is visible in these terms only."""
+    captured: Executed = field(kw_only=True)
+    """All that had been streamed, also in former connections, when the chunk began. The read sees all of it."""
     high: BinlogPlace | None = None
+    """The result, like `seen`: when the stream has passed it on this server, all that the read saw was streamed."""
     seen: Executed | None = None
-    """The result: when the stream has passed `high`, or all of `seen`, what the read saw has been streamed."""
+    """When the stream has executed all of it, on whatever server, the same."""
 
 
 class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
@@ -72,6 +76,8 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         self._address = address
         self._server = server
         self._config = config
+        self._begun = ""
+        """MariaDB's file in which transactions are visible."""
 
     def _connect(self) -> Connection:
         connection = connect(self._address)
@@ -89,7 +95,7 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
     def _interrupt(self, connection: Connection) -> None:
         sock = connection._sock
         if sock is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which another thread may be using
 
     def _end(self, connection: Connection) -> None:
@@ -100,19 +106,22 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         match error.args[0] if error.args else 0:
             case ER.LOCK_WAIT_TIMEOUT:
                 return ReadLater(f"{name}, which DDL has locked")
-            case _ if error.args[:1] == (_ER_TABLE_DEF_CHANGED,):
+            case ER.TABLE_DEF_CHANGED:
                 return ReadLater(f"{name}, which DDL has changed while it was read")
-            case ER.NO_SUCH_TABLE | ER.BAD_FIELD_ERROR | ER.BAD_DB_ERROR:
+            case ER.NO_SUCH_TABLE | ER.BAD_DB_ERROR:
                 return _changed(chunk)
-        return refused(error, f"GRANT SELECT ON {chunk.table.quoted} TO …;")
+            case ER.TABLEACCESS_DENIED_ERROR | ER.COLUMNACCESS_DENIED_ERROR:
+                return refused(error, f"GRANT SELECT ON {chunk.table.quoted} TO …;")
+        return refused(error)
 
     def _read(self, connection: Connection, chunk: MysqlChunk) -> None:
         began = time.monotonic()
         try:
             # 1. What has been streamed must be visible.
-            place = self._begin(connection, chunk)
-            # 2. From here on the table keeps its definition, which may be a newer one than the snapshot's.
-            _execute(connection, f"SELECT 1 FROM {chunk.table.quoted} LIMIT 0")  # noqa: S608 - as quote() has it
+            self._begin(connection, chunk)
+            # 2. From here on the table keeps its definition. MariaDB's may be newer than the snapshot: then it has the
+            # rows so too, or refuses them (1412).
+            _execute(connection, f"SELECT 1 FROM {chunk.table.quoted} LIMIT 0")
             table = describe(connection, self._server, chunk.table.schema, chunk.table.name)
             if table is None or table.problem or table.key != chunk.table.key:
                 raise _changed(chunk)
@@ -128,41 +137,71 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
                 _execute(connection, "ROLLBACK")
         chunk.seconds = time.monotonic() - began
         # 4. High mark.
-        if place is None:
-            with self._connection() if not connection.open else contextlib.nullcontext(connection) as other:
-                [(executed,)] = _execute(other, "SELECT @@GLOBAL.gtid_executed")
-                chunk.seen, place = GtidSet.parse(executed), self._end_of_binlog(other)
-        chunk.high = place
+        if not self._server.mariadb:
+            self._look(connection, chunk)
         chunk.marked_at = time.monotonic()
 
-    def _begin(self, connection: Connection, chunk: MysqlChunk) -> BinlogPlace | None:
-        """Begin a transaction that sees all that was captured, and where that is in the binlog, if the server says so.
+    def _begin(self, connection: Connection, chunk: MysqlChunk) -> None:
+        """Begin a transaction that sees all that was captured; of MariaDB also the results `high` and `seen`.
 
         Raises ReadLater if it does not come about for some time.
         """
-        snapshot = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
         if not self._server.mariadb:
             wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
             [(late,)] = _execute(connection, wait, str(chunk.captured), VISIBLE_SECONDS)
             if late:
                 raise _invisible(chunk)
-            _execute(connection, snapshot)
-            return None
-        # The stream may stand behind the last transaction, where there is more of the binlog; or it has had none yet.
-        end = self._end_of_binlog(connection)
-        needed = min(end, chunk.captured_at)
+            # Its snapshot is that of the first read, when the table is locked: no DDL lies between them.
+            _execute(connection, "START TRANSACTION READ ONLY")
+            return
         deadline = time.monotonic() + VISIBLE_SECONDS
+        end: BinlogPlace | None = None
         while True:
-            _execute(connection, snapshot)
+            _execute(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             status = dict(_execute(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))
             place = BinlogPlace(status["Binlog_snapshot_file"], int(status["Binlog_snapshot_position"]))
-            if place >= needed:
-                [(position,)] = _execute(connection, "SELECT @@GLOBAL.gtid_binlog_pos")
-                chunk.seen = MariadbPosition.parse(position)
-                return place
+            if not place.file:
+                raise _without_binlog()
+            gtids = "SELECT BINLOG_GTID_POS(%s, %s), @@GLOBAL.gtid_binlog_pos"
+            [(position, latest)] = _execute(connection, gtids, *place)
+            # It reads through the file, and fails at an event that is larger than max_allowed_packet. Then the place
+            # is compared to an end of the binlog that has all that was captured.
+            seen = MariadbPosition.parse(latest if position is None else position)
+            chunk.high, chunk.seen = place, seen
+            if within(chunk.captured, seen) and self._has_begun(connection, place):
+                if position is not None or (end is not None and end <= place):
+                    return
+                end = end or BinlogPlace(*_execute(connection, "SHOW MASTER STATUS")[0][:2])
             _execute(connection, "ROLLBACK")
             if time.monotonic() > deadline or self._closing.wait(LOOK_SECONDS):
                 raise _invisible(chunk)
+
+    def _has_begun(self, connection: Connection, place: BinlogPlace) -> bool:
+        """Whether MariaDB has made visible all that is in the files before this one."""
+        if place.file != self._begun:
+            try:
+                events = _execute(connection, "SHOW BINLOG EVENTS IN %s LIMIT 16", place.file)
+            except pymysql.Error as error:
+                if error.args[0] != ER.ERROR_WHEN_EXECUTING_COMMAND:
+                    raise
+                return True  # one is too large for it: that of a transaction
+            for _, _, kind, _, end, what in events:
+                if end <= place.position and (kind == "Gtid" or (kind == "Binlog_checkpoint" and what == place.file)):
+                    self._begun = place.file
+        return place.file == self._begun
+
+    def _look(self, connection: Connection, chunk: MysqlChunk) -> None:
+        """What MySQL has executed, and where its binlog ends: both have all that was visible before."""
+        with nullcontext(connection) if connection.open else self._connection() as asked:
+            # In this order: a transaction goes from the first to the second. The read may have seen it before.
+            [(owned,)] = _execute(asked, "SELECT @@GLOBAL.gtid_owned")
+            [(executed,)] = _execute(asked, "SELECT @@GLOBAL.gtid_executed")
+            what = "BINARY LOG" if self._server.version >= (8, 2, 0) else "MASTER"
+            ends = _execute(asked, f"SHOW {what} STATUS")
+        if not ends:
+            raise _without_binlog()
+        chunk.seen = GtidSet.parse(executed) | GtidSet.parse(_THREAD.sub("", owned))
+        chunk.high = BinlogPlace(*ends[0][:2])
 
     def _read_rows(self, connection: Connection, chunk: MysqlChunk) -> None:
         """The first rows of the chunk's range, in key order."""
@@ -170,11 +209,8 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         expressions = select_list(table)
         where = condition(key, chunk.range)
         order = ", ".join(column.name for column in key)
-        sql = (
-            f"SELECT {', '.join(expressions)} FROM {table.quoted}{where and ' WHERE '}{where} "  # noqa: S608
-            f"ORDER BY {order} LIMIT {chunk.limit}"
-        )
-        whole = _read(connection, sql, chunk, self._config.chunk_bytes)
+        sql = f"SELECT {', '.join(expressions)} FROM {table.quoted}{where and ' WHERE '}{where} ORDER BY {order}"
+        whole = _read(connection, f"{sql} LIMIT {chunk.limit}", chunk, self._config.chunk_bytes)
         if whole and len(chunk.lines) < chunk.limit:
             return
         texts = split_row(chunk.lines[-1])
@@ -197,15 +233,9 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         if parts < 2 or not integer or rest.after is None or rest.until is not None:
             return chunk.rest
         low = int(rest.after[0])
-        [(high,)] = _execute(connection, f"SELECT MAX({quote(name)}) FROM {chunk.table.quoted}")  # noqa: S608
+        [(high,)] = _execute(connection, f"SELECT MAX({quote(name)}) FROM {chunk.table.quoted}")
         edges = {low + (int(high) - low) * part // parts for part in range(1, parts)} - {low, int(high)}
         return rest.divided([[str(edge)] for edge in sorted(edges)])
-
-    def _end_of_binlog(self, connection: Connection) -> BinlogPlace:
-        old = self._server.mariadb or self._server.version < (8, 2, 0)
-        for file, position, *_ in _execute(connection, f"SHOW {'MASTER' if old else 'BINARY LOG'} STATUS"):
-            return BinlogPlace(file, position)
-        raise PermanentError("the source's server writes no binlog", hint="set log_bin, and restart the server")
 
 
 def _changed(chunk: MysqlChunk) -> PermanentError:
@@ -213,6 +243,10 @@ def _changed(chunk: MysqlChunk) -> PermanentError:
         f"table {chunk.table.full_name} changed its key or was dropped while it was read",
         hint="correct `tables`, or run `cdc snapshot` after restoring the key",
     )
+
+
+def _without_binlog() -> PermanentError:
+    return PermanentError("the source's server writes no binlog", hint="set log_bin, and restart the server")
 
 
 def _invisible(chunk: MysqlChunk) -> ReadLater:

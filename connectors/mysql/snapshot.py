@@ -23,13 +23,13 @@ from connectors.mysql.position import BinlogPlace, Executed, within
 
 
 class MysqlSnapshots(Snapshots[MysqlChunk]):
-    """See :class:`cdc.source.snapshot.Snapshots`. `captured` tells what has been streamed, and where that ends."""
+    """See :class:`cdc.source.snapshot.Snapshots`. `captured` tells what has been streamed."""
 
     def __init__(
         self,
         config: SnapshotConfig,
         reader: ChunkReader,
-        captured: Callable[[], tuple[Executed, BinlogPlace]],
+        captured: Callable[[], Executed],
         active: Callable[[], int],
         watch: Callable[[Collection[str]], None],
     ) -> None:
@@ -40,8 +40,7 @@ class MysqlSnapshots(Snapshots[MysqlChunk]):
         return ""
 
     def _chunk(self, table: CatalogTable, range_: KeyRange, limit: int, id_: str) -> MysqlChunk:
-        captured, place = self._captured()
-        return MysqlChunk(table, range_, limit, id_, captured=captured, captured_at=place)
+        return MysqlChunk(table, range_, limit, id_, captured=self._captured())
 
     def _begun(self, chunk: MysqlChunk) -> None:
         super()._begun(chunk)

@@ -150,7 +150,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._snapshots = MysqlSnapshots(
             self._config.snapshot,
             ChunkReader(self._tables.address, server, self._config.snapshot),
-            lambda: (self._executed, self._reader.place),
+            lambda: self._executed,
             self._tables.active_sessions,
             self._watch,
         )
