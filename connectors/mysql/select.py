@@ -23,37 +23,21 @@ from schemas.table import TableSchema
 _NULL: Final = 0xFB
 _LENGTHS: Final = {0xFC: 2, 0xFD: 3, 0xFE: 8}
 
-_VALUE: Final = """
-x = m[i]
-i += 1
+_TAKE: Final = """i = e + 1
 if x > 250:
     x, i = length(m, i, x)
 e = i + x
-v = m[i:e]
-i = e
-{convert}
-{{value}}
 """
+_NEXT: Final = "x = m[e]\n" + _TAKE
+_VALUE: Final = _NEXT + "{convert}\n{{value}}"
 _NULLABLE: Final = """
-x = m[i]
-i += 1
+x = m[e]
 if x == 251:
+    e += 1
     {{null}}
 else:
-    if x > 250:
-        x, i = length(m, i, x)
-    e = i + x
-    v = m[i:e]
-    i = e
     {convert}
     {{value}}
-"""
-_SKIP: Final = """
-x = m[i]
-i += 1
-if x > 250:
-    x, i = length(m, i, x)
-i += x
 """
 _UNPADDED: Final = """if v[0] == 48 and len(v) > 1:
     v = v.lstrip(b"0") or b"0\""""
@@ -100,9 +84,9 @@ def compile_select(schema: TableSchema, table: CatalogTable) -> CompiledRead:
             names[f"convert{index}"] = layout(column).convert
     wire = Wire(
         lambda *_: Fragment("v"),
-        open="i = 0",
+        open="e = 0",
         value=lambda index: codes[index],
-        close=_SKIP * more + "if i != len(m):\n    raise ValueError",
+        close=_NEXT * more + "if e != len(m):\n    raise ValueError",
         block=BLOCK,
         names=names,
     )
@@ -125,33 +109,34 @@ def _code(index: int, column: MapColumn, declared: str) -> str:
     """See :attr:`cdc.compile.Wire.value`."""
     convert = _conversion(index, column, declared)
     if column.nullable:
-        return _NULLABLE.format(convert=convert.replace("\n", "\n    "))
+        return _NULLABLE.format(convert=(_TAKE + convert).replace("\n", "\n    "))
     return _VALUE.format(convert=convert)
 
 
 def _conversion(index: int, column: MapColumn, declared: str) -> str:
-    """Code that makes of the text ``v`` the native form."""
+    """Code that makes the native form of the text, which is between ``i`` and ``e``."""
+    whole = "v = m[i:e]"
     if declared_type(column, declared):
-        return ""
+        return whole
     if column.type in INTEGERS or column.type is ColumnType.YEAR:
-        return _UNPADDED if column.unsigned or column.type is ColumnType.YEAR else ""
+        return f"{whole}\n{_UNPADDED}" if column.unsigned or column.type is ColumnType.YEAR else whole
     fraction = f"\n{_FRACTION}" if column.size else ""
     match column.type:
         case ColumnType.NEWDECIMAL:
-            return _UNPADDED_DECIMAL if column.unsigned else ""
+            return f"{whole}\n{_UNPADDED_DECIMAL}" if column.unsigned else whole
         case ColumnType.FLOAT:
-            return "v = single(v)"
+            return "v = single(m[i:e])"
         case ColumnType.TIME | ColumnType.TIME2:
-            return fraction
+            return whole + fraction
         case ColumnType.DATETIME | ColumnType.DATETIME2:
-            return 'v = v[:10] + b"T" + v[11:]' + fraction
+            return f'v = m[i : i + 10] + b"T" + m[i + 11 : e]{fraction}'
         case ColumnType.TIMESTAMP | ColumnType.TIMESTAMP2:
-            return f'v = v[:10] + b"T" + v[11:]{fraction}\nv += b"Z"'
+            return f'v = m[i : i + 10] + b"T" + m[i + 11 : e]{fraction}\nv += b"Z"'
         case ColumnType.BIT:
-            return 'v = v == b"\\1"' if (column.size, column.scale) == (1, 1) else ""
+            return 'v = m[i:e] == b"\\1"' if (column.size, column.scale) == (1, 1) else whole
         case ColumnType.VECTOR:
-            return f"v = convert{index}(v)"
-    return ""
+            return f"v = convert{index}(m[i:e])"
+    return whole
 
 
 def _single(text: bytes) -> bytes:
