@@ -28,6 +28,17 @@ class Charset:
     decode: Callable[[bytes], str]
     """The text of bytes. Raises UnicodeDecodeError where they are not well-formed."""
 
+    @property
+    def extends_ascii(self) -> bool:
+        """Whether bytes that are ASCII mean the same here."""
+        try:
+            return self.decode(_ASCII) == _ASCII.decode()
+        except UnicodeDecodeError:
+            return False
+
+
+_ASCII: Final = bytes(range(128))
+
 
 def _codec(name: str) -> Callable[[bytes], str]:
     decode = codecs.lookup(name).decode

@@ -132,18 +132,19 @@ class _TableWire:
     def _code(self, index: int, column: MapColumn) -> str:
         declared = declared_type(column, self._declared.get(column.name, ""))
         written = None if declared else _CODES.get(column.type)
-        code = (written(column) if written else "") or self._called(index, column)
+        code = (written(column) if written else "") or self._called(column)
         if "NUMBER" in code:
             self.names[f"n{index}"] = struct.Struct("<" + _format(column)).unpack_from
-        return code.replace("NUMBER", f"n{index}")
+        if "CONVERT" in code:
+            self.names[f"convert{index}"] = layout(column, self._declared.get(column.name, "")).convert
+        return code.replace("NUMBER", f"n{index}").replace("CONVERT", f"convert{index}")
 
-    def _called(self, index: int, column: MapColumn) -> str:
+    def _called(self, column: MapColumn) -> str:
         """Code that calls the plain way."""
         found = layout(column, self._declared.get(column.name, ""))
-        self.names[f"convert{index}"] = found.convert
         take = _counted(found.prefix) if found.prefix else f"v = m[i : i + {found.size}]\ni += {found.size}"
         size = "" if found.prefix else f"\nif len(v) != {found.size}:\n    raise ValueError"
-        return f"{take}{size}\nv = native(convert{index}(v))"
+        return f"{take}{size}\nv = native(CONVERT(v))"
 
 
 def _format(column: MapColumn) -> str:
@@ -168,11 +169,12 @@ def _medium(column: MapColumn) -> str:
 
 
 def _string(column: MapColumn) -> str:
-    if is_text(column) and charset(column.collation).name not in ("utf8mb4", "utf8mb3"):
-        return ""
     if column.type is ColumnType.STRING and not is_text(column):
         return ""
-    return _counted(length_size(column))
+    take = _counted(length_size(column))
+    if not is_text(column) or charset(column.collation).name in ("utf8mb4", "utf8mb3"):
+        return take
+    return f"{take}\nif not v.isascii():\n    v = native(CONVERT(v))" if charset(column.collation).extends_ascii else ""
 
 
 def _decimal(column: MapColumn) -> str:
