@@ -302,6 +302,8 @@ class _Code:
         wire = self._wire
         lines = {"open": wire.open, "open_old": wire.open_old, "close": wire.close, "lsn": wire.lsn}
         lines |= {"read": self.read("c"), "read_old": self.read("o", old_columns)}
+        # Most columns of a changed row are what they were: what has been rendered for the old image is used again.
+        again = {"read": self.read("c", again=True)} if wire.has_old == "True" else {}
         new = {"KEY": self.key("c"), "IMAGE": self.image("c")}
         old = {"OLD_KEY": self.key("o"), "OLD_IMAGE": self.image("o", old_columns, self._not_null)}
         deleted = self.envelope(Operation.DELETE, before=True, after=False)
@@ -319,7 +321,7 @@ class _Code:
             "update",
             _fill(
                 _UPDATE,
-                lines,
+                lines | again,
                 **new,
                 **old,
                 HAS_OLD=wire.has_old,
@@ -354,19 +356,22 @@ class _Code:
     def _function(self, frame: str, name: str, make: str, append: str, used: str) -> str:
         return _fill(frame, {"make": make, "append": append}, NAME=name, USED=used)
 
-    def read(self, prefix: str, sent: Collection[str] | None = None) -> str:
-        """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns."""
+    def read(self, prefix: str, sent: Collection[str] | None = None, *, again: bool = False) -> str:
+        """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns.
+
+        `again`: an old image with all columns has been read into ``o0``… before.
+        """
         return "\n".join(
             _fill(
                 self._wire.value(index),
-                {"value": self._value(index, column, prefix), "null": self._null(index, prefix)},
+                {"value": self._value(index, column, prefix, again), "null": self._null(index, prefix)},
             )
             if sent is None or column.name in sent
             else self._wire.skip.strip("\n")
             for index, column in enumerate(self._schema.columns)
         )
 
-    def _value(self, index: int, column: Column, prefix: str) -> str:
+    def _value(self, index: int, column: Column, prefix: str, again: bool) -> str:
         """Statements that render ``v``, and once more as it stands in the key where that differs (``{prefix}k0``)."""
         native = self._use(self._native[index])
         rendered = self._use(self._rendering[index])
@@ -377,6 +382,11 @@ class _Code:
             lines.append('v = b"%d" % v')
         elif self._rendering[index].quoted and not self._bare[index]:
             rendered = f"b'\"%b\"' % {rendered}"
+        if rendered != "v" and not self._numbers[index] and self._wire.has_old == "True":
+            if prefix == "o":
+                lines.append(f"w{index} = v")
+            elif again:
+                rendered = f"o{index} if v == w{index} else {rendered}"
         lines.append(f"{prefix}{index} = {rendered}")
         form = key_form(column) if index in self._key.values() else None
         if form is not None:
@@ -386,6 +396,8 @@ class _Code:
     def _null(self, index: int, prefix: str) -> str:
         if index in self._key.values() or self._bare[index]:
             return "raise ValueError"
+        if prefix == "o" and self._wire.has_old == "True":
+            return f'w{index}, o{index} = None, b"null"'
         return f'{prefix}{index} = b"null"'
 
     def _member(self, index: int) -> bytes:
