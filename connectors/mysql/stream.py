@@ -530,7 +530,9 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
 
     def attend(self) -> None:
         """The snapshot's next step, requests."""
-        if self._in_transaction or not self.splittable:
+        # A transaction that is on the log in part is not among those that a chunk's read is known to see.
+        half = self._resumption.half_stored(self._skip)
+        if self._in_transaction or not self.splittable or half is not None:
             return
         self._attend_snapshots()
         control = self._control
