@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cdc.errors import CdcError, PermanentError
+from cdc.errors import CdcError, DecodeError, PermanentError
 from cdc.log import Produced
 from cdc.record import unpack_header
 from cdc.source.config import SnapshotConfig
@@ -245,6 +245,20 @@ def test_text_and_geometries_are_what_the_stream_has(source: Source) -> None:
         )
     binlog.execute("INSERT INTO item (id, big) VALUES (99, REPEAT('y', 16777200))")
     same_both_ways(source)
+
+
+def test_a_row_that_is_cut_off_is_refused(source: Source) -> None:
+    source.binlog.execute(
+        "CREATE TABLE item (id int PRIMARY KEY, u int unsigned, d datetime(6), f float, t timestamp NULL, v text,"
+        " x varchar(300) NOT NULL)",
+        "INSERT INTO item VALUES (1, 2, '2024-01-01 00:00:00.5', 1.5, NULL, REPEAT('x', 300), REPEAT('y', 260))",
+    )
+    chunk = source.read(source.chunk())
+    [line] = chunk.lines
+    for size in range(len(line)):
+        chunk.lines = [line[:size]]
+        with pytest.raises(DecodeError, match="read by a snapshot does not fit its columns"):
+            snapshotted(chunk, "readable", ("id",))
 
 
 NUMBERS = [
@@ -603,3 +617,10 @@ def test_closing_ends_a_read(source: Source) -> None:
     finally:
         source.binlog.execute("UNLOCK TABLES")
     assert isinstance(chunk.error, CdcError)
+
+
+def test_places_are_in_the_order_of_the_files() -> None:
+    places = [BinlogPlace("a-bin.999999", 9), BinlogPlace("a-bin.1000000", 4), BinlogPlace("a-bin.1000000", 500)]
+    assert sorted([places[2], places[1], places[0]]) == places
+    assert places[0] < places[1] <= places[1] < places[2]
+    assert places[2] > places[1] >= places[1] > places[0]
