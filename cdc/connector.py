@@ -42,12 +42,14 @@ class Outline:
     """What ``cdc init`` writes about a database.
 
     `settings` are those of the source that go with the grants, beside ``type``, ``url`` and ``tables``. `grants` is SQL
-    for an administrator: the role, what it may do, and whatever else capturing the tables needs.
+    for an administrator: the role, what it may do, and whatever else capturing the tables needs. `database` is the one
+    that the role connects to, empty where a server takes it without.
     """
 
     tables: Sequence[FoundTable]
     settings: Mapping[str, Any]
     grants: str
+    database: str = ""
 
 
 class TableChanges(NamedTuple):

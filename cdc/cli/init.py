@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import typer
 from pydantic import ValidationError
@@ -81,7 +81,8 @@ def _starter(url: str, tables: Sequence[str], sinks: Sequence[str], role: str) -
         raise PermanentError("there is no table that can be captured", hint="\n".join(problems) or "see --tables")
     place = parts.netloc.rpartition("@")[2]
     query = _PASSWORDS.sub("", parts.query)
-    template = parts._replace(netloc=f"{role}:{PASSWORD}@{place}", query=query).geturl()
+    path = f"/{quote(outline.database, safe='')}" if outline.database else ""
+    template = parts._replace(netloc=f"{quote(role, safe='')}:{PASSWORD}@{place}", path=path, query=query).geturl()
     return Starter(pipeline, kind, url if "${" in url else f"${{{VARIABLE}}}", template, outline, models)
 
 

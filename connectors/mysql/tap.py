@@ -24,6 +24,7 @@ from connectors.mysql.relations import Relations
 from connectors.mysql.select import compile_select
 from connectors.mysql.tablemap import TableMap
 from connectors.mysql.tables import CapturedTables
+from schemas.table import TableSchema
 
 WAIT_SECONDS: Final = 0.2
 """How long to wait for a server that has nothing to say."""
@@ -97,8 +98,7 @@ class _Reader:
         known = self._relations.known(self._maps[rows.table_id])
         if known is None:
             return
-        if (schema := self._schemas.first_use(known.schema)) is not None:
-            self._items.append(schema)
+        self._announce(known.schema)
         run: list[Produced] = []
         _, self._ordinal = known.produce(run.append, rows, self._transaction, event_place(end), 0, self._ordinal)
         self._items.append(run)
@@ -113,5 +113,11 @@ class _Reader:
             for name in found.changed:
                 self._tables.look_again(name)
         for name in found.emptied:
-            topic = self._tables.topic(self._tables.captured[name].schema, self._tables.captured[name].name)
-            self._items.append(Marker(topic, TRUNCATE_KEY, marker_header(b"t", 0)))
+            schema = self._relations.schema(self._tables.captured[name])
+            self._announce(schema)
+            self._items.append(Marker(schema.topic, TRUNCATE_KEY, marker_header(b"t", 0)))
+
+    def _announce(self, schema: TableSchema) -> None:
+        """A table's schema comes before its first record."""
+        if self._schemas.first_use(schema) is not None:
+            self._items.append(schema)

@@ -20,10 +20,11 @@ def outline(config: PostgresConfig, publication: str, role: str) -> Outline:
         with connect(config) as connection:
             tables = [table for table, ordinary in selected_tables(connection, list(config.tables)) if ordinary]
             grants = _grants(connection, [table for table in tables if not table.problem], publication, role)
+            database = connection.info.dbname
     except psycopg.Error as error:
         raise refused(error) from None
     found = [FoundTable(table.full_name, table.problem, table.fix) for table in tables]
-    return Outline(found, {"publication": {"name": publication, "manage": "none"}}, grants)
+    return Outline(found, {"publication": {"name": publication, "manage": "none"}}, grants, database)
 
 
 def _grants(connection: psycopg.Connection[Any], tables: Sequence[CatalogTable], publication: str, role: str) -> str:

@@ -1,0 +1,182 @@
+"""The command line with MySQL and MariaDB, from an empty folder to nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import duckdb
+import pytest
+
+from tests.integration.mysql.conftest import Database, database
+from tests.integration.scripted import invoke
+
+__all__ = ["database"]
+
+pytestmark = pytest.mark.xdist_group("mysql")
+
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cret-of-the-role"
+
+
+class User:
+    """Somebody with a folder, and a role at the server that may do what the grants say."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.folder, self.database = folder, database
+        self.role = f"{database.schema}'s role"
+        self.environment = {**os.environ, "ADMIN_URL": database.server.url}
+
+    def cdc(self, *arguments: str, code: int = 0) -> str:
+        """Run a command without a terminal; its output on both streams."""
+        done = invoke(self.folder, self.environment, *arguments)
+        assert done.exit_code == code, done.output
+        assert SECRET not in done.output
+        return done.output
+
+    def source(self) -> dict[str, Any]:
+        """What `cdc status` says of the source."""
+        found = invoke(self.folder, self.environment, "status", "--json")
+        status: dict[str, Any] = json.loads(found.stdout)["result"]["sources"]["db"]
+        return status
+
+    def catch_up(self) -> None:
+        for role in ("source/db", "sink/duckdb"):
+            self.cdc("run", "--only", role, "--until-caught-up")
+
+    def init(self) -> None:
+        """Have the files written, do what they say: run the grants, choose a password, set the environment."""
+        self.cdc(
+            *("init", "--role", self.role, "--from", "${ADMIN_URL}", "--sink", "duckdb"),
+            *("--tables", f"{self.database.schema}.*"),
+        )
+        grants = (self.folder / "grants.sql").read_text()
+        self.database.execute(*re.findall(r"^(?!--).+(?=;$)", grants, re.MULTILINE))
+        (password,) = re.findall(r"ALTER USER [^;]+", grants)
+        self.database.execute(password.replace("…", SECRET))
+        variables = (self.folder / ".env.example").read_text()
+        (self.folder / ".env.example").write_text(variables.replace("PASSWORD@", f"{SECRET}@"))
+        shell = (
+            f"set -a; . ./.env.example; exec {sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+        )
+        said = subprocess.run(["sh", "-c", shell], cwd=self.folder, capture_output=True, text=True, check=True)
+        self.environment = json.loads(said.stdout)
+
+    def stored(self) -> dict[int, str]:
+        with duckdb.connect(str(self.folder / "warehouse.duckdb"), read_only=True) as warehouse:
+            return dict(warehouse.execute("SELECT id, name FROM customers").fetchall())
+
+    def tap(self) -> subprocess.Popen[str]:
+        """`cdc tap --at source` that has begun."""
+        tap = subprocess.Popen(
+            [sys.executable, "-m", "cdc", "tap", "--at", "source", "--limit", "5"],
+            cwd=self.folder,
+            env={**self.environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert tap.stderr is not None
+        assert any("tapping" in line for line in iter(tap.stderr.readline, ""))
+        return tap
+
+
+@pytest.fixture
+def user(database: Database, tmp_path: Path) -> Iterator[User]:
+    database.execute(
+        "CREATE TABLE customers (id int PRIMARY KEY, name varchar(50))",
+        "CREATE TABLE codes (id int PRIMARY KEY, code text)",
+        "CREATE TABLE notes (note text)",
+        "INSERT INTO customers VALUES (1, 'Ada'), (2, 'Grace')",
+    )
+    user = User(tmp_path, database)
+    yield user
+    database.execute(f'DROP USER IF EXISTS "{user.role}"')
+
+
+def test_from_an_empty_folder_to_nothing_left(user: User) -> None:
+    user.init()
+    assert urlsplit(user.environment["ADMIN_URL"]).path == ""  # where the administrator was, the role may not go
+    found = user.cdc("validate", "--connect")
+    assert "✓ mysql.replication" in found
+    assert f"2 tables: {user.database.table('codes')}, {user.database.table('customers')}" in found
+
+    user.catch_up()
+    assert user.stored() == {1: "Ada", 2: "Grace"}
+    source = user.source()
+    assert (source["state"], source["database_error"], source["lag_bytes"]) == ("stopped", None, 0)
+    assert source["retained_bytes"] > 0
+
+    user.database.execute("UPDATE customers SET name = 'Hopper' WHERE id = 2", "DELETE FROM customers WHERE id = 1")
+    user.catch_up()
+    assert user.stored() == {2: "Hopper"}
+    assert user.source()["lag_seconds"] == 0
+
+    user.cdc("snapshot", user.database.table("customers"))
+    user.catch_up()
+    reads = user.cdc("tap", "--from", "beginning", "--op", "r", "--limit", "3").splitlines()
+    assert sorted(json.loads(line)["key"]["id"] for line in reads if line.startswith("{")) == [1, 2, 2]
+    assert "positions, offsets and states" in user.cdc("cleanup", "--yes")
+    assert user.stored() == {2: "Hopper"}
+
+
+def test_tap_shows_what_the_server_sends(user: User) -> None:
+    user.init()
+    with user.tap() as tap:
+        try:
+            user.database.execute(
+                "TRUNCATE codes",
+                "INSERT INTO customers VALUES (3, 'Barbara')",
+                "INSERT INTO notes VALUES ('which is not captured')",
+                "UPDATE customers SET name = 'Liskov' WHERE id = 3",
+                "DELETE FROM customers WHERE id = 3",
+                "TRUNCATE customers",
+            )
+            output, errors = tap.communicate(timeout=30)
+        finally:
+            tap.kill()
+    assert tap.returncode == 0, errors
+    shown = [json.loads(line) for line in output.splitlines()]
+    table = user.database.table("customers")
+    assert [(event["table"], event["op"]) for event in shown] == [
+        (user.database.table("codes"), "t"),
+        *((table, operation) for operation in "cudt"),
+    ]
+    assert [event["value"]["after"] for event in shown[1:4]] == [
+        {"id": 3, "name": "Barbara"},
+        {"id": 3, "name": "Liskov"},
+        None,
+    ]
+
+
+def test_what_is_wrong_is_said_with_what_mends_it(user: User) -> None:
+    user.init()
+    account = re.search(r"TO ('.*');", (user.folder / "grants.sql").read_text())
+    assert account is not None
+    user.catch_up()
+    user.database.execute(f"REVOKE SELECT ON customers FROM {account[1]}")
+    said = user.cdc("validate", "--connect", code=5)
+    assert f"table {user.database.table('customers')} does not exist on this server, or the user may not see it" in said
+
+    right = user.environment["ADMIN_URL"]
+    user.environment["ADMIN_URL"] = right.replace(SECRET, "wrong-one")
+    said = user.cdc("validate", "--connect", code=3)
+    assert "Access denied" in said
+    assert "check user, password" in said
+    assert "wrong-one" not in said
+    assert "Access denied" in user.source()["database_error"]
+
+    port = f":{urlsplit(right).port}"
+    user.environment["ADMIN_URL"] = right.replace(port, ":1")
+    assert "does not answer" in user.cdc("validate", "--connect", code=3)
+    source = user.source()
+    assert "does not answer" in source["database_error"]
+    assert source["position"]  # what is on the log is told all the same
