@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DURATION ?=
+SOURCE ?=
 SEEDS ?= 1,2,3,4
 
 .PHONY: demo test lint bench docs torture-path clean
 
-demo: $(VENV)/.demo  ## A shop's database and three stores that follow it; DURATION=20 ends by itself
-	@$(BIN)/cdc demo $(if $(DURATION),--duration $(DURATION))
+demo: $(VENV)/.demo  ## A shop's database and three stores that follow it; DURATION=20 ends by itself; SOURCE=mysql
+	@$(BIN)/cdc demo $(if $(DURATION),--duration $(DURATION)) $(if $(SOURCE),--source $(SOURCE))
 
 test: lint  ## All tests, against real servers
 	$(BIN)/pytest -n 2 --dist loadgroup

@@ -279,6 +279,13 @@ def export_config(
     command(_session(ctx), format)
 
 
+class DemoSource(StrEnum):
+    """Kinds of databases that the demo can start."""
+
+    POSTGRES = "postgres"
+    MYSQL = "mysql"
+
+
 @app.command()
 @_command
 def demo(
@@ -286,6 +293,9 @@ def demo(
     duration: Annotated[
         float | None, typer.Option("--duration", min=1, help="Seconds; then compare, and exit 4 if a store differs.")
     ] = None,
+    source: Annotated[
+        DemoSource, typer.Option("--source", help="Kind of the shop's database; mysql needs a server installed.")
+    ] = DemoSource.POSTGRES,
 ) -> None:
     """Show it all at work on this machine: a shop's database, and three stores that follow it."""
     try:
@@ -295,7 +305,7 @@ def demo(
             f"the demo needs the Python package {error.name!r}, which is not installed",
             hint="pip install 'cdc-service[demo]'",
         ) from error
-    raise typer.Exit(command(duration))
+    raise typer.Exit(command(duration, source))
 
 
 def _session(ctx: typer.Context) -> Session:

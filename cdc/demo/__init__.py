@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cdc.demo import compare
+from cdc.demo.mysql import start_mysql
 from cdc.demo.servers import Processes, remove, start_postgres, start_valkey
 from cdc.demo.shop import Shop
 from cdc.errors import CdcError
@@ -31,22 +32,26 @@ CATCH_UP_SECONDS: Final = 120.0
 DIFFERENCE: Final = 4
 """Exit code when a store differs from the database."""
 
+DATABASES: Final = {"postgres": ("PostgreSQL", start_postgres), "mysql": ("MySQL or MariaDB", start_mysql)}
+"""What each type of source is called, and what starts one; its profile in ``pipeline.yaml`` has the same name."""
+
 _COLOURS: Final = {"c": "green", "u": "yellow", "d": "red", "r": "cyan", "t": "magenta", "s": "magenta"}
 
 
-def run(duration: float | None = None) -> int:
-    """Run for `duration` seconds from the first event on, or until Ctrl-C.
+def run(duration: float | None = None, source: str = "postgres") -> int:
+    """Run with a database of the type `source` for `duration` seconds from the first event on, or until Ctrl-C.
 
     Returns 0 when every store equals the database, 4 when one does not.
 
     Leaves no process and no file behind. Raises CdcError when a server can't be started.
     """
-    return _Demo(duration).run()
+    return _Demo(duration, source).run()
 
 
 class _Demo:
-    def __init__(self, duration: float | None) -> None:
+    def __init__(self, duration: float | None, source: str) -> None:
         self._duration = duration
+        self._source = source
         self._folder = Path(tempfile.mkdtemp(prefix="cdc-demo-"))
         self._folder.chmod(0o711)  # the database runs as another user when we are root
         self._processes = Processes(self._folder)
@@ -56,8 +61,9 @@ class _Demo:
     def run(self) -> int:
         try:
             # 1. The servers, and a shop with some rows that exist before anybody looks.
-            self._say("starting", f"PostgreSQL and Valkey in {self._folder}")
-            self._database = start_postgres(self._processes, self._folder)
+            database, start = DATABASES[self._source]
+            self._say("starting", f"{database} and Valkey in {self._folder}")
+            self._database = start(self._processes, self._folder)
             self._cache = start_valkey(self._processes, self._folder)
             shop = Shop(self._database, TRANSACTIONS_PER_SECOND)
             shop.prepare()
@@ -86,7 +92,7 @@ class _Demo:
             "DEMO_FOLDER": str(self._folder),
             "DEMO_DATABASE": self._database,
             "DEMO_CACHE": self._cache,
-            "CDC_PROFILE": "",  # whatever the user has it for, it is none of the demo's
+            "CDC_PROFILE": self._source,  # whatever the user has it for, it is none of the demo's
         }
         config = Path(__file__).with_name("pipeline.yaml")
         line = [sys.executable, "-m", "cdc", "-c", str(config), command, *options]
@@ -156,8 +162,8 @@ class _Demo:
         worst = 0
         for store in ("search", "cache", "warehouse"):
             total, missing, stale, extra = 0, 0, 0, 0
-            for table, (key, rows) in expected.items():
-                counts = compare.differences(rows, self._stored(store, table, key))
+            for table, rows in expected.items():
+                counts = compare.differences(rows, self._stored(store, table))
                 total += len(rows)
                 missing, stale, extra = missing + counts[0], stale + counts[1], extra + counts[2]
             if missing or stale or extra:
@@ -168,12 +174,12 @@ class _Demo:
             self._print(f"[bold]{store:>10}[/]  {text}")
         return worst
 
-    def _stored(self, store: str, table: str, key: tuple[str, ...]) -> compare.Rows:
+    def _stored(self, store: str, table: str) -> compare.Rows:
         if store == "search":
-            return compare.search_rows(self._folder / "search", table, key)
+            return compare.search_rows(self._folder / "search", table)
         if store == "cache":
-            return compare.cache_rows(self._cache, table, key)
-        return compare.warehouse_rows(self._folder / "warehouse.duckdb", table, key)
+            return compare.cache_rows(self._cache, table)
+        return compare.warehouse_rows(self._folder / "warehouse.duckdb", table)
 
     def _last_words(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text(errors="replace")[-2000:]

@@ -5,39 +5,27 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import psycopg
 import redis
 import tantivy
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from cdc.demo.database import connect
 from cdc.demo.shop import TABLES
 
 Rows = Mapping[tuple[Any, ...], Mapping[str, Any]]
 """The rows of one table by primary key."""
 
 
-def database_rows(url: str) -> dict[str, tuple[tuple[str, ...], Rows]]:
-    """Key columns and rows of each table, as the database has them."""
-    found = {}
-    with psycopg.connect(url, options="-c timezone=UTC") as connection:
-        for table in TABLES:
-            key = tuple(
-                row[0]
-                for row in connection.execute(
-                    "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
-                    "AND a.attnum = ANY (i.indkey) WHERE i.indrelid = %s::regclass AND i.indisprimary ORDER BY attnum",
-                    (f"shop.{table}",),
-                )
-            )
-            cursor = connection.execute(psycopg.sql.SQL("SELECT * FROM shop.{}").format(psycopg.sql.Identifier(table)))
-            names = [column.name for column in cursor.description or ()]
-            found[table] = key, _by_key(key, (dict(zip(names, row, strict=True)) for row in cursor))
-    return found
+def database_rows(url: str) -> dict[str, Rows]:
+    """The rows of each table, as the database has them."""
+    with closing(connect(url)) as database:
+        return {table: _by_key(key, database.rows(table)) for table, key in TABLES.items()}
 
 
 def differences(expected: Rows, found: Rows) -> tuple[int, int, int]:
@@ -48,11 +36,11 @@ def differences(expected: Rows, found: Rows) -> tuple[int, int, int]:
     return missing, stale, extra
 
 
-def warehouse_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
+def warehouse_rows(path: Path, table: str) -> Rows:
     """A table of the DuckDB file."""
     with duckdb.connect(str(path), read_only=True) as connection:
         rows = connection.sql(f'SELECT * FROM "{table}"').to_arrow_table()  # noqa: S608 - one of TABLES
-        return _by_key(key, rows.to_pylist())
+        return _by_key(TABLES[table], rows.to_pylist())
 
 
 def orders_by_status(path: Path) -> str:
@@ -66,21 +54,21 @@ def orders_by_status(path: Path) -> str:
     return ", ".join(f"{status}: {count} orders, {total}" for status, count, total in rows)
 
 
-def cache_rows(url: str, table: str, key: tuple[str, ...]) -> Rows:
+def cache_rows(url: str, table: str) -> Rows:
     """All ``table:…`` keys of the cache."""
     with redis.Redis.from_url(url, decode_responses=True) as client:
         keys = list(client.scan_iter(match=f"{table}:*", count=1000))
         values = client.mget(keys) if keys else []
-        return _by_key(key, (json.loads(value) for value in values if value is not None))
+        return _by_key(TABLES[table], (json.loads(value) for value in values if value is not None))
 
 
-def search_rows(path: Path, table: str, key: tuple[str, ...]) -> Rows:
+def search_rows(path: Path, table: str) -> Rows:
     """All live documents of a table in the index."""
     index = tantivy.Index.open(str(path))
     searcher = index.searcher()
     query = index.parse_query(f'_topic:"shop.shop.{table}" AND _deleted:false')
     hits = searcher.search(query, limit=1_000_000).hits
-    return _by_key(key, (json.loads(searcher.doc(address)["_row"][0]) for _, address in hits))
+    return _by_key(TABLES[table], (json.loads(searcher.doc(address)["_row"][0]) for _, address in hits))
 
 
 def search(path: Path, text: str) -> list[str]:
@@ -110,5 +98,6 @@ def _same(value: Any, stored: Any) -> bool:
         Decimal: lambda v: Decimal(str(v)),
         datetime.datetime: lambda v: v if isinstance(v, datetime.datetime) else datetime.datetime.fromisoformat(v),
         dict: lambda v: json.loads(v) if isinstance(v, str) else v,
+        list: lambda v: json.loads(v) if isinstance(v, str) else v,
     }
     return bool(readers.get(type(value), lambda v: v)(stored) == value)

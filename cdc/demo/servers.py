@@ -33,7 +33,7 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
 
     def start(
         self,
@@ -43,9 +43,13 @@ class Processes:
         as_nobody: bool = False,
         environment: Mapping[str, str] | None = None,
         stdout: int | None = None,
+        ended_by: signal.Signals = signal.SIGINT,
     ) -> subprocess.Popen[bytes]:
-        """Start `command` in a session of its own, so that Ctrl-C reaches the demo alone; output to ``NAME.log``."""
-        user: dict[str, Any] = _nobody() if as_nobody else {}
+        """Start `command` in a session of its own, so that Ctrl-C reaches the demo alone; output to ``NAME.log``.
+
+        `ended_by` is what ends it without waiting for its clients.
+        """
+        user: dict[str, Any] = nobody() if as_nobody else {}
         with (self._folder / f"{name}.log").open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own commands
                 command,
@@ -58,7 +62,7 @@ class Processes:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
                 **user,
             )
-        self._running.append(process)
+        self._running.append((process, ended_by))
         return process
 
     def stop(self, process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> int:
@@ -74,15 +78,15 @@ class Processes:
 
     def stop_all(self) -> None:
         """End everything, last started first."""
-        for process in reversed(self._running):
-            self.stop(process, signal.SIGINT)
+        for process, ended_by in reversed(self._running):
+            self.stop(process, ended_by)
 
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _nobody() -> dict[str, Any]:
+def nobody() -> dict[str, Any]:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
@@ -103,7 +107,7 @@ def start_postgres(processes: Processes, folder: Path) -> str:
     binaries = _binaries(folder)
     cluster = folder / "postgres"
     cluster.mkdir()
-    if user := _nobody():
+    if user := nobody():
         os.chown(cluster, user["user"], user["group"])
     initdb = [str(binaries / "initdb"), "-D", str(cluster), "-U", "shop", "--auth=trust", "--no-sync", "-E", "UTF8"]
     made = processes.start([*initdb, "--no-locale"], "initdb", as_nobody=True)
@@ -128,7 +132,7 @@ def start_postgres(processes: Processes, folder: Path) -> str:
             return False
         return True
 
-    _wait(answers, "PostgreSQL", folder / "postgres.log")
+    wait(answers, "PostgreSQL", folder / "postgres.log")
     return url
 
 
@@ -140,7 +144,7 @@ def _binaries(folder: Path) -> Path:
     package = Path(spec.origin).parent
     binaries = package / _INSTALLED / "bin"
     try:
-        subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, check=True, cwd="/", **_nobody())  # noqa: S603
+        subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, check=True, cwd="/", **nobody())  # noqa: S603
     except (PermissionError, subprocess.CalledProcessError):
         copy = folder / "programs" / _PACKAGE
         shutil.copytree(package / _INSTALLED, copy / _INSTALLED, symlinks=True)
@@ -162,11 +166,12 @@ def start_valkey(processes: Processes, folder: Path) -> str:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    _wait(answers, "Valkey", folder / "valkey.log")
+    wait(answers, "Valkey", folder / "valkey.log")
     return f"redis://127.0.0.1:{port}/0"
 
 
-def _wait(answers: Callable[[], bool], what: str, output: Path) -> None:
+def wait(answers: Callable[[], bool], what: str, output: Path) -> None:
+    """Until a server answers. Raises UnreachableError, with the last it wrote to `output`."""
     deadline = time.monotonic() + START_SECONDS
     while not answers():
         if time.monotonic() > deadline:

@@ -15,7 +15,11 @@ import psutil
 import pytest
 
 from cdc.demo.compare import differences
+from cdc.demo.mysql import start_mysql
+from cdc.demo.servers import Processes
+from cdc.errors import ConfigurationError
 from tests.servers import wait_until
+from tests.servers.mariadb import mariadb_binary
 from tests.servers.postgres import new_folder
 
 pytestmark = pytest.mark.xdist_group("demo")
@@ -52,8 +56,11 @@ def left_behind(folder: Path) -> list[str]:
     return files + [line for line in lines if str(folder) in line]
 
 
-def test_unattended_every_store_equals_the_database(folder: Path) -> None:
-    with started(folder, "--duration", "12") as demo:
+@pytest.mark.parametrize(("source", "seconds"), [("postgres", "12"), ("mysql", "6")])
+def test_unattended_every_store_equals_the_database(folder: Path, source: str, seconds: str) -> None:
+    if source == "mysql":
+        mariadb_binary()
+    with started(folder, "--duration", seconds, "--source", source) as demo:
         assert demo.wait(200) == 0, (folder / "output").read_text()[-3000:]
     output = (folder / "output").read_text()
     assert output.count("equal to the database") == 3
@@ -69,6 +76,13 @@ def test_interrupted_it_leaves_no_process_and_no_file(folder: Path) -> None:
         demo.send_signal(signal.SIGINT)
         assert demo.wait(120) == 0, output.read_text()[-3000:]
     assert left_behind(folder) == []
+
+
+def test_without_a_server_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cdc.demo.mysql.PLACES", (str(tmp_path),))
+    with pytest.raises(ConfigurationError) as refused:
+        start_mysql(Processes(tmp_path), tmp_path)
+    assert "apt-get install mariadb-server" in refused.value.hint
 
 
 def test_differences_are_seen() -> None:
