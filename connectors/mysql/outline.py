@@ -35,6 +35,8 @@ def _grants(tables: Sequence[CatalogTable], user: str) -> Iterator[str]:
     yield f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user};"
     for table in tables:
         yield f"GRANT SELECT ON {table.quoted} TO {user};"
+    yield "-- So that snapshot.max_active_sessions sees the sessions of others:"
+    yield f"-- GRANT PROCESS ON *.* TO {user};"
 
 
 def _settings(server: Server, variables: dict[str, str]) -> Iterator[str]:

@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 import duckdb
 import pytest
 
+from cdc.connector import Severity
+from connectors.mysql.client import Server
+from connectors.mysql.settings import check_retention, check_settings
 from tests.integration.mysql.conftest import Database, database
 from tests.integration.scripted import invoke
 
@@ -23,6 +26,7 @@ __all__ = ["database"]
 pytestmark = pytest.mark.xdist_group("mysql")
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "mysql.md").read_text()
 SECRET = "s3cret-of-the-role"
 
 
@@ -180,3 +184,33 @@ def test_what_is_wrong_is_said_with_what_mends_it(user: User) -> None:
     source = user.source()
     assert "does not answer" in source["database_error"]
     assert source["position"]  # what is on the log is told all the same
+
+
+def test_the_page_has_the_grants(user: User) -> None:
+    (grants,) = re.findall(r"^```sql\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert grants in (ROOT / "README.md").read_text().replace("IDENTIFIED BY '…'", "IDENTIFIED BY 'choose one'")
+    role = user.role.replace("'s ", "_")
+    for old, new in ((" cdc", f" {role}"), ("shop.", f"{user.database.schema}."), ("choose one", SECRET)):
+        grants = grants.replace(old, new)
+    user.database.execute(*filter(None, grants.split(";\n")))
+    user.environment["DATABASE_URL"] = f"mysql://{role}:{SECRET}@127.0.0.1:{user.database.server.port}"
+    tables = f"{user.database.schema}.*"
+    (user.folder / "cdc.yaml").write_text(
+        f'version: 1\nsources: {{db: {{type: mysql, url: "${{DATABASE_URL}}", tables: ["{tables}"]}}}}\n'
+        "sinks: {duckdb: {type: duckdb, path: warehouse.duckdb}}\n"
+    )
+    try:
+        assert "✓ mysql.replication" in user.cdc("validate", "--connect")
+        user.catch_up()
+    finally:
+        user.database.execute(f"DROP USER {role}")
+    assert user.stored() == {1: "Ada", 2: "Grace"}
+
+
+@pytest.mark.parametrize("mariadb", [False, True])
+def test_the_page_has_the_settings(mariadb: bool) -> None:
+    (settings,) = re.findall(r"^```ini\n\[mysqld\]\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    written: dict[str, str] = dict(re.findall(r"^(\w+) = (\w+)", settings, re.MULTILINE))
+    server = Server(mariadb, (11, 0, 0), "", int(written["server_id"]), None, None, written["gtid_mode"])
+    variables = {**written, "log_bin": "ON"}
+    assert [*check_settings(server, variables), check_retention(server, variables, 0).severity] == [Severity.OK]
