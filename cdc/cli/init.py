@@ -38,7 +38,7 @@ def init(
     ask = not yes and not session.json and sys.stdin.isatty()
     if url is None and not ask:
         raise ConfigurationError(
-            "no database was named", hint=f"cdc init --from postgresql://…, or --from '${{{VARIABLE}}}'"
+            "no database was named", hint=f"cdc init --from postgresql://…, mysql://… or '${{{VARIABLE}}}'"
         )
     url = url or _asked(f"URL of the database, or a reference such as ${{{VARIABLE}}}", None)
     if ask and not tables:

@@ -34,7 +34,7 @@ pipeline: {pipeline}
 log: {{type: embedded, path: cdc-log}}
 """
 _TABLES: Final = """\
-    # By name, or by globs such as public.*, which take in tables that are made later; `cdc validate --connect` says
+    # By name, or by globs such as shop.*, which take in tables that are made later; `cdc validate --connect` says
     # beforehand what a change of this list does.
 """
 

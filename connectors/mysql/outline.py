@@ -29,6 +29,7 @@ def outline(config: MysqlConfig, role: str) -> Outline:
 
 
 def _grants(tables: Sequence[CatalogTable], user: str) -> Iterator[str]:
+    yield "-- For example: mysql < FILE"
     yield "-- In place of % better the host that it comes from."
     yield f"CREATE USER IF NOT EXISTS {user} ACCOUNT LOCK;"
     yield f"-- Its password:  ALTER USER {user} IDENTIFIED BY '…' ACCOUNT UNLOCK;"

@@ -16,11 +16,14 @@ import urllib3
 
 from cdc.config.load import load
 from cdc.config.problems import InvalidConfiguration
+from tests.integration.test_deploy import shop
 from tests.servers.mariadb import MariaDbServer
 from tests.servers.opensearch import OpenSearchServer
-from tests.servers.postgres import Database, Server, create_database, debian_binaries, drop_database
+from tests.servers.postgres import Database, Server, create_database, drop_database
 
-pytestmark = pytest.mark.xdist_group("kafka")  # as test_deploy, which makes the same role
+__all__ = ["shop"]
+
+pytestmark = pytest.mark.xdist_group("kafka")  # as test_deploy, whose role is the server's
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -33,19 +36,6 @@ ADDRESSES = {
     "SEARCH_URL": "http://localhost:9200",
     "WAREHOUSE_URL": "postgresql://cdc@localhost/warehouse",
 }
-
-
-@pytest.fixture
-def shop(postgres18: Server) -> Iterator[Database]:
-    """What examples/shop.sql makes."""
-    made = create_database(postgres18)
-    psql = [str(debian_binaries() / "psql"), "--no-psqlrc", "-q", "-d", made.dsn]
-    command = [*psql, "-f", str(EXAMPLES / "shop.sql")]
-    subprocess.run(command, env={**os.environ, "CDC_PASSWORD": "shop's"}, check=True)
-    yield made
-    made.execute("DROP OWNED BY cdc")
-    made.execute("DROP ROLE cdc")
-    drop_database(made)
 
 
 @pytest.fixture
