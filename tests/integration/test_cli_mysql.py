@@ -20,6 +20,7 @@ from connectors.mysql.client import Server
 from connectors.mysql.settings import check_retention, check_settings
 from tests.integration.mysql.conftest import Database, database
 from tests.integration.scripted import invoke
+from tests.servers import wait_until
 
 __all__ = ["database"]
 
@@ -214,3 +215,26 @@ def test_the_page_has_the_settings(mariadb: bool) -> None:
     server = Server(mariadb, (11, 0, 0), "", int(written["server_id"]), None, None, written["gtid_mode"])
     variables = {**written, "log_bin": "ON"}
     assert [*check_settings(server, variables), check_retention(server, variables, 0).severity] == [Severity.OK]
+
+
+def test_a_purged_binlog_is_a_gap_that_snapshot_mends(user: User) -> None:
+    user.init()
+    user.catch_up()
+    user.database.execute("DELETE FROM customers WHERE id = 1", "FLUSH BINARY LOGS")
+    (*_, (last, *_)) = user.database.execute("SHOW BINARY LOGS")
+
+    def purged() -> bool:
+        """Not while the server still holds a file open for a reader that has gone."""
+        user.database.execute(f"PURGE BINARY LOGS TO '{last}'")
+        return bool(user.database.execute("SHOW BINARY LOGS")[0][0] == last)
+
+    wait_until(purged, what="the purge")
+    assert "purged what was not captured yet: run `cdc snapshot`" in user.source()["warning"]
+    said = user.cdc("run", "--only", "source/db", "--until-caught-up", code=6)
+    assert "cdc snapshot" in said
+    assert user.source()["state"] == "needs_snapshot"
+    assert user.stored() == {1: "Ada", 2: "Grace"}
+    user.cdc("snapshot")
+    user.catch_up()
+    assert user.stored() == {2: "Grace"}
+    assert "warning" not in user.source()
