@@ -12,8 +12,8 @@ import pymysql
 from connectors.mysql import MysqlConnector
 from connectors.mysql.client import address, connect, identify, query
 from connectors.mysql.config import MysqlConfig
-from connectors.mysql.history import binlog_end
-from connectors.mysql.position import Position, decode_position
+from connectors.mysql.history import binlog_state
+from connectors.mysql.position import Position, decode_position, parse_executed, within
 from tests.integration import sources
 from tests.integration.sources import PIPELINE, SOURCE
 from tests.integration.sources import assert_dense as assert_dense
@@ -54,16 +54,17 @@ class Source(sources.Source):
         return {tuple(row[column] for column in key): row for row in rows}
 
     def catch_up_condition(self) -> Callable[[], bool]:
-        """The stored position has come to the binlog's end."""
+        """The stored position has all that the server has executed."""
         with self.connect() as connection:
-            end = binlog_end(lambda sql, *values: query(connection, sql, *values), identify(connection))
+            state = binlog_state(lambda sql, *values: query(connection, sql, *values), identify(connection))
 
         def there() -> bool:
             stored = self.log.positions().get(SOURCE)
             if stored is None:
                 return False
             position = decode_position(stored)
-            return position.place >= end and not position.snapshots
+            executed = parse_executed(position.executed, mariadb=position.mariadb)
+            return within(state.executed, executed) and not position.snapshots
 
         return there
 
