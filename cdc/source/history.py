@@ -26,6 +26,8 @@ def begin_history(name: str, log_: Log, first: Callable[[bytes | None], bytes]) 
     writer = log_.writer(name)
     try:
         position = first(writer.fence())
+        for transaction in log_.prepared(name):  # their rows are those of the history that ends here
+            writer.forget_prepared(transaction)
         patience = Retrying(
             stop=stop_after_delay(STORE_SECONDS), wait=wait_fixed(0.02), retry=retry_if_result(_not_yet)
         )

@@ -198,6 +198,13 @@ class DumpConnection:
                 f"the source's server cannot go on from the stored position: {text}",
                 hint="`cdc snapshot` reads all tables again and goes on from there",
             )
+        if code == _FATAL and _ANONYMOUS.search(text):
+            return GapError(
+                "the source's server has transactions without GTIDs after the stored position",
+                hint="`cdc snapshot` reads all tables again and goes on from there",
+            )
+        if code == _FATAL and _CHECKSUM.search(text):
+            return UnreachableError("the source's server has changed binlog_checksum", hint="connected anew")
         if code == _FATAL and _TOO_LARGE.search(text):
             return PermanentError(
                 f"the source's server: {text}", hint="SET GLOBAL max_allowed_packet = 1073741824; at the source"
@@ -224,6 +231,8 @@ _GAP: Final = re.compile(
     r"purged|Could not find (first log file|GTID state)|more GTIDs than|not in the master's binlog|is missing the GTID",
     re.IGNORECASE,
 )
+_ANONYMOUS: Final = re.compile(r"anonymous transaction", re.IGNORECASE)
+_CHECKSUM: Final = re.compile(r"can ?not handle replication events with the checksum", re.IGNORECASE)
 _TOO_LARGE: Final = re.compile(r"max_allowed_packet", re.IGNORECASE)
 
 

@@ -61,7 +61,7 @@ def binlog_state(query: Query, server: Server) -> BinlogState:
 
 class Continuation(NamedTuple):
     """How to go on from a position: ask for what is not in `start`. `anchored`: the position's anchor comes first.
-    `moved`: this is another server than before."""
+    `moved`: this is another server than before, or its binlog was made anew."""
 
     start: Executed
     anchored: bool
@@ -76,9 +76,9 @@ def check_continuity(query: Query, server: Server, position: Position) -> Contin
     if server.mariadb != position.mariadb:
         there, here = ("MariaDB", "MySQL") if position.mariadb else ("MySQL", "MariaDB")
         raise gap(f"this is another server: the position is of {there}, and this is {here}")
-    moved = identity(server) != position.server
     executed = parse_executed(position.executed, mariadb=server.mariadb)
     state = binlog_state(query, server)
+    moved = identity(server) != position.server or state.end < position.place
     deadline = time.monotonic() + COMMIT_SECONDS
     while not within(executed, state.executed):
         # Captured before it was committed: it will be, unless the server forgot it.
@@ -86,7 +86,7 @@ def check_continuity(query: Query, server: Server, position: Position) -> Contin
             lost = executed - state.executed  # type: ignore[operator]
             raise gap(
                 f"the server lacks transactions that were captured ({lost}): "
-                + ("they were lost in a failover" if moved else "it was restored from an older copy")
+                + ("they were lost in a failover, or its binlog was reset" if moved else "it is an older copy")
             )
         time.sleep(0.05)
         state = binlog_state(query, server)

@@ -55,8 +55,7 @@ class Resumption:
             return 0
         if position.open.gtid != str(gtid):
             raise gap(f"transaction {position.open.gtid} is on the log in part, and does not come again")
-        # Another server cuts a transaction into other events; its rows then come again, under the new epoch.
-        return 0 if self._continuation.moved else position.open.events
+        return position.open.events
 
     def committed(self, left: int) -> bool:
         """The transaction ends with `left` events still to skip. True: it was passed over as a whole."""

@@ -160,7 +160,9 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         epoch = self._log.next_epoch(at_least=stored.epoch + 1)
         server = identity(self._open_connection().server)
         log.warning("another server of the topology is read from now on", source=self._name, server=server, epoch=epoch)
-        return msgspec.structs.replace(stored, epoch=epoch, sequence=1, server=server, place=BinlogPlace())
+        # It cuts a transaction into other events: one that is on the log in part comes again as a whole.
+        half = msgspec.structs.replace(stored.open, events=0) if stored.open is not None else None
+        return msgspec.structs.replace(stored, epoch=epoch, sequence=1, server=server, place=BinlogPlace(), open=half)
 
     def close(self) -> None:
         """Let go of the source at once."""
@@ -233,6 +235,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._in_transaction = self._standalone = True  # on MySQL until BEGIN comes
         self._gtid, self._time, self._origin, self._thread_id = gtid, original, header.server_id, 0
         self._began = (len(self._items), self._version)
+        self._maps = {}  # a transaction describes its tables anew, by numbers that never come back
         self._new_run()
         self._immediate = immediate
         self._transaction, self._preparing = None, None
@@ -324,6 +327,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         if resync:
             log.warning("table is read again: DDL changed its rows", table=known.name, why=resync)
             self._schedule(known.name)
+            self._began = None  # the number of its sweep can't be taken back
         self._explained.discard(known.name)
 
     def _resync(self, name: str, schema: TableSchema) -> str:
