@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from cdc.errors import GapError, PermanentError
 from cdc.event import epoch_of
-from connectors.mysql.client import Server
-from connectors.mysql.history import Continuation, Query
-from connectors.mysql.position import AnyGtid, Position, parse_executed
-from connectors.mysql.resume import WHOLE, Resumption
+from connectors.mysql.position import parse_executed
 from tests.integration.mysql.conftest import Database, MakeSource
 from tests.integration.mysql.support import Source, assert_dense
 from tests.servers import wait_until
-from tests.servers.mariadb import MariaDbServer
 
 pytestmark = pytest.mark.xdist_group("mysql")
 
@@ -146,9 +139,7 @@ def test_gtids_that_are_off(database: Database, source: MakeSource) -> None:
     is_gap(database, shop, "without GTIDs")
 
 
-def test_rows_kept_before_a_gap_are_not_those_of_the_same_name_after_it(
-    database: Database, source: MakeSource
-) -> None:
+def test_rows_kept_before_a_gap_are_not_those_of_the_same_name_after_it(database: Database, source: MakeSource) -> None:
     shop = make(database, source)
     prepare(database, "INSERT INTO item VALUES (50, 'never')")
     shop.capture()

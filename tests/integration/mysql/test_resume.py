@@ -124,7 +124,7 @@ def test_a_prepared_transaction_killed_before_during_and_after(database: Databas
     database.execute("INSERT INTO other VALUES (8)")
     killed(shop, "capture.after_decode:kill:6", "capture.before_acknowledge:kill:3", "capture.after_decode:kill:5")
     assert shop.position.open is not None
-    assert 1 < shop.log.prepared("shop")[XA]
+    assert shop.log.prepared("shop")[XA] > 1
     killed(shop, "capture.in_append:kill:1")  # of the transaction that follows
     shop.capture()
     assert operations(shop, "item") == []
