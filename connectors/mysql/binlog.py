@@ -9,15 +9,8 @@ from typing import BinaryIO, Final
 import zstandard
 
 from cdc.errors import DecodeError
-from connectors.mysql.events import (
-    HEADER_SIZE,
-    BinlogEvent,
-    FormatDescription,
-    Header,
-    Payload,
-    decode_event,
-    decode_header,
-)
+from connectors.mysql.decoding import HEADER_SIZE, decode_event, decode_header
+from connectors.mysql.events import BinlogEvent, FormatDescription, Header, Payload
 
 MAGIC: Final = b"\xfebin"
 _PIECE: Final = 1 << 20

@@ -7,17 +7,9 @@ from typing import Final
 
 from cdc.source.plan import gap
 from connectors.mysql.binlog import unpack
+from connectors.mysql.decoding import decode_event
 from connectors.mysql.dump import DumpConnection
-from connectors.mysql.events import (
-    BinlogEvent,
-    FormatDescription,
-    Header,
-    Heartbeat,
-    Incident,
-    Payload,
-    Rotate,
-    decode_event,
-)
+from connectors.mysql.events import BinlogEvent, FormatDescription, Header, Heartbeat, Incident, Payload, Rotate
 from connectors.mysql.position import BinlogPlace
 
 _WRAP: Final = 1 << 32

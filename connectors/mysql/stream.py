@@ -56,6 +56,7 @@ from connectors.mysql.relations import Relations
 from connectors.mysql.resume import WHOLE, Resumption
 from connectors.mysql.select import compile_select
 from connectors.mysql.snapshot import MysqlSnapshots
+from connectors.mysql.statements import read_statement
 from connectors.mysql.tablemap import TableMap
 from connectors.mysql.tables import Tables
 from schemas.table import TableSchema
@@ -341,7 +342,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
     def _query(self, query: Query) -> None:
         """What is no row: where transactions begin and end, and DDL."""
         mariadb = self._open_connection().server.mariadb
-        statement = sql.read_statement(query.sql, query.schema, query.sql_mode, mariadb=mariadb)
+        statement = read_statement(query.sql, query.schema, query.sql_mode, mariadb=mariadb)
         if query.thread_id:
             self._thread_id = query.thread_id
         match statement:

@@ -22,6 +22,7 @@ from connectors.mysql.history import binlog_state
 from connectors.mysql.reader import EventReader
 from connectors.mysql.relations import Relations
 from connectors.mysql.select import compile_select
+from connectors.mysql.statements import read_statement
 from connectors.mysql.tablemap import TableMap
 from connectors.mysql.tables import CapturedTables
 from schemas.table import TableSchema
@@ -104,7 +105,7 @@ class _Reader:
         self._items.append(run)
 
     def _query(self, query: Query) -> None:
-        statement = sql.read_statement(query.sql, query.schema, query.sql_mode, mariadb=self._mariadb)
+        statement = read_statement(query.sql, query.schema, query.sql_mode, mariadb=self._mariadb)
         if not isinstance(statement, sql.Ddl):
             return
         found = consequences(statement.effects, self._tables.captured)

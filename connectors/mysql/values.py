@@ -33,7 +33,7 @@ from cdc.event import Value
 from connectors.mysql import binary_json
 from connectors.mysql.charsets import BINARY, charset
 from connectors.mysql.cursor import Cursor
-from connectors.mysql.events import inflate
+from connectors.mysql.decoding import inflate
 from connectors.mysql.numbers import decimal_size, decimal_text, double_text, float_text
 from connectors.mysql.tablemap import ColumnType, MapColumn
 from connectors.mysql.temporal import FRACTION_BYTES, date_text, datetime_text, time_text, timestamp_text

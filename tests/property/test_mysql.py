@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from cdc.errors import DecodeError
 from connectors.mysql import binary_json
 from connectors.mysql.binlog import MAGIC, read_file, unpack
-from connectors.mysql.events import EventType, Payload, decode_event
+from connectors.mysql.decoding import decode_event
+from connectors.mysql.events import EventType, Payload
 from connectors.mysql.gtid import Gtid, GtidSet, MariadbGtid, MariadbPosition, Source
-from connectors.mysql.statement import Ddl, Dropped, TableName, read_statement
+from connectors.mysql.statement import Ddl, Dropped, TableName
+from connectors.mysql.statements import read_statement
 from connectors.mysql.tablemap import decode_table_map
 from tests.unit.test_mysql_statement import STATEMENTS
 

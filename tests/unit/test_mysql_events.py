@@ -14,6 +14,7 @@ import zstandard
 from cdc.errors import DecodeError
 from cdc.event import Operation
 from connectors.mysql.binlog import MAGIC, read_file, unpack
+from connectors.mysql.decoding import decode_event
 from connectors.mysql.events import (
     BinlogEvent,
     EventType,
@@ -31,7 +32,6 @@ from connectors.mysql.events import (
     XaId,
     XaPrepare,
     Xid,
-    decode_event,
 )
 from connectors.mysql.gtid import Gtid, GtidSet, MariadbGtid, MariadbPosition, Source
 from tests.property.test_mysql import event

@@ -28,8 +28,8 @@ from connectors.mysql.statement import (
     Truncated,
     Unknown,
     Xa,
-    read_statement,
 )
+from connectors.mysql.statements import read_statement
 
 A, B, C = (TableName("shop", name) for name in "abc")
 FAR = TableName("far", "t")

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from cdc.errors import CdcError, GapError, PermanentError, UnreachableError
 from connectors.mysql import dump
 from connectors.mysql.client import Address, address
+from connectors.mysql.decoding import decode_event
 from connectors.mysql.dump import DumpConnection
 from connectors.mysql.events import (
     BinlogEvent,
@@ -24,7 +25,6 @@ from connectors.mysql.events import (
     Rotate,
     Rows,
     Xid,
-    decode_event,
 )
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 from connectors.mysql.rows import decode_rows

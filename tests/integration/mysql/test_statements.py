@@ -29,8 +29,8 @@ from connectors.mysql.statement import (
     TableName,
     Truncated,
     Xa,
-    read_statement,
 )
+from connectors.mysql.statements import read_statement
 from tests.integration.mysql.conftest import Binlog
 
 pytestmark = pytest.mark.xdist_group("mysql")
