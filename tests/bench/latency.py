@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as Place
 
 from cdc.log import TopicPartition
-from tests.bench import check, workload
+from tests.bench import check, orders, workload
 from tests.bench.measure import Measure
 from tests.bench.stage import ROOT, Stage
 from tests.bench.stores import Redis
@@ -29,8 +29,47 @@ PATIENCE_SECONDS = 30.0
 
 Poll = Callable[[], list[int]]
 """The ids of the rows that have come; waits a little for the first."""
-Watching = Callable[[Stage, Database, Path], AbstractContextManager[Poll]]
+Watching = Callable[[Stage, Any, Path], AbstractContextManager[Poll]]
 """Gives the pipeline what it needs besides its source, and watches where rows arrive."""
+
+
+class Origin(NamedTuple):
+    """Where rows are written: by whom, how the pipeline that captures them is made, and which there are."""
+
+    dsn: str
+    database: Any
+    pipeline: Callable[[str], Path]
+    first_row: Callable[[], object]
+    ids: Callable[[], set[int]]
+    remove: Callable[[], object]
+
+
+def _postgres(stage: Stage) -> Origin:
+    database = stage.database()
+    return Origin(
+        database.dsn,
+        database,
+        lambda log: stage.pipeline(database, log),
+        lambda: workload.bulk(database, 1),
+        lambda: workload.ids(database),
+        lambda: drop_database(database),
+    )
+
+
+def _binlog(kind: str) -> Callable[[Stage], Origin]:
+    def origin(stage: Stage) -> Origin:
+        server = stage.binlog_server(kind)
+        orders.create(server)
+        return Origin(
+            server.url,
+            server,
+            lambda log: stage.binlog_pipeline(server, log),
+            lambda: orders.bulk(server, 1),
+            lambda: orders.ids(server),
+            lambda: None,
+        )
+
+    return origin
 
 
 class Way(NamedTuple):
@@ -40,6 +79,7 @@ class Way(NamedTuple):
     watching: Watching
     bar: float | None
     aim: float | None
+    origin: Callable[[Stage], Origin] = _postgres
 
 
 def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
@@ -58,15 +98,15 @@ def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
 
 def _run(stage: Stage, way: Way) -> tuple[list[float], float]:
     """Milliseconds of each row after the first two seconds, and the rate at which rows were written."""
-    database = stage.database()
-    file = stage.pipeline(database, way.log)
+    origin = way.origin(stage)
+    file = origin.pipeline(way.log)
     stage.capture(file)
     seconds = stage.sizes.latency_seconds + WARM_SECONDS
     arrived: dict[int, int] = {}
-    with way.watching(stage, database, file) as poll:
+    with way.watching(stage, origin.database, file) as poll:
         workers = [stage.start(file, role) for role in stage.load(file).roles]
-        _warm_up(database, poll)
-        command = [sys.executable, "-m", "tests.bench.writer", database.dsn, str(RATE), str(seconds)]
+        _warm_up(origin, poll)
+        command = [sys.executable, "-m", "tests.bench.writer", origin.dsn, str(RATE), str(seconds)]
         writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
         written: dict[str, float] | None = None
         deadline = time.monotonic() + seconds + PATIENCE_SECONDS
@@ -80,26 +120,26 @@ def _run(stage: Stage, way: Way) -> tuple[list[float], float]:
             assert time.monotonic() < deadline, f"{len(arrived)} rows of {written} came"
         for worker in workers:
             worker.stop()
-    assert arrived.keys() == workload.ids(database) - {1}, "what came is not what the table holds"
+    assert arrived.keys() == origin.ids() - {1}, "what came is not what the table holds"
     rate = written["written"] / written["seconds"]
     assert rate >= 0.95 * RATE, f"this machine is too busy: {rate:.0f} of {RATE} transactions/s could be written"
     stage.remove(file)
-    drop_database(database)
+    origin.remove()
     first = min(arrived) + WARM_SECONDS * 10**9
     times = [(came - sent) / 1e6 for sent, came in arrived.items() if sent > first]
     return times, rate
 
 
-def _warm_up(database: Database, poll: Poll) -> None:
+def _warm_up(origin: Origin, poll: Poll) -> None:
     """Wait until a first row has come through."""
-    workload.bulk(database, 1)
+    origin.first_row()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not poll():
         assert time.monotonic() < deadline, "no row comes through"
 
 
 @contextmanager
-def _kafka(stage: Stage, _: Database, file: Path) -> Iterator[Poll]:
+def _kafka(stage: Stage, _: Any, file: Path) -> Iterator[Poll]:
     """A plain consumer of committed records, librdkafka's defaults."""
     log = stage.load(file).open_log()
     settings = {
@@ -126,7 +166,7 @@ def _kafka(stage: Stage, _: Database, file: Path) -> Iterator[Poll]:
 
 
 @contextmanager
-def _embedded(stage: Stage, _: Database, file: Path) -> Iterator[Poll]:
+def _embedded(stage: Stage, _: Any, file: Path) -> Iterator[Poll]:
     """The log's own reader."""
     log = stage.load(file).open_log()
 
@@ -161,6 +201,8 @@ def _cache(stage: Stage, database: Database, file: Path) -> Iterator[Poll]:
 WAYS = {
     "latency_kafka": Way("kafka", _kafka, 40.0, 20.0),
     "latency_embedded": Way("embedded", _embedded, None, None),
+    "mariadb_latency_kafka": Way("kafka", _kafka, 40.0, 20.0, _binlog("mariadb")),
+    "mysql_latency_kafka": Way("kafka", _kafka, 40.0, 20.0, _binlog("mysql")),
     "latency_cache": Way("kafka", _cache, 60.0, 20.0),
 }
 
