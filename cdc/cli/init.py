@@ -79,6 +79,8 @@ def _starter(url: str, tables: Sequence[str], sinks: Sequence[str], role: str) -
     if all(table.problem for table in outline.tables):
         problems = [f"{table.name}: {table.problem}\n{table.fix}" for table in outline.tables]
         raise PermanentError("there is no table that can be captured", hint="\n".join(problems) or "see --tables")
+    if not outline.database:  # then that of the url is where the administrator works
+        pipeline = name_of(outline.tables[0].name.partition(".")[0], "pipeline")
     place = parts.netloc.rpartition("@")[2]
     query = _PASSWORDS.sub("", parts.query)
     path = f"/{quote(outline.database, safe='')}" if outline.database else ""

@@ -109,6 +109,7 @@ def user(database: Database, tmp_path: Path) -> Iterator[User]:
 
 def test_from_an_empty_folder_to_nothing_left(user: User) -> None:
     user.init()
+    assert f"\npipeline: {user.database.schema}\n" in (user.folder / "cdc.yaml").read_text()
     assert urlsplit(user.environment["ADMIN_URL"]).path == ""  # where the administrator was, the role may not go
     found = user.cdc("validate", "--connect")
     assert "✓ mysql.replication" in found
