@@ -20,6 +20,8 @@ from pymysql.connections import Connection
 from cdc.errors import CdcError, ConfigurationError, PermanentError, TransientError, UnreachableError
 from cdc.tls import is_on_this_machine, trusting
 
+TLS: Final = ("verify", "encrypt", "off")
+
 OLDEST_MYSQL: Final = (8, 0, 0)
 OLDEST_MARIADB: Final = (10, 6, 0)
 
@@ -44,7 +46,10 @@ MariaDB passes over comments that are meant for MySQL 5.7 and later, MySQL over 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, who asks, and whom to trust. A `unix_socket` goes before host and port."""
+    """Where a server is, who asks, and whom to trust. A `unix_socket` goes before host and port.
+
+    `tls`: ``verify``, ``encrypt`` (whoever answers), ``off``; empty: verified unless the server is on this machine.
+    """
 
     host: str
     port: int
@@ -53,10 +58,11 @@ class Address:
     database: str | None
     unix_socket: str | None
     ca: Path | None
+    tls: str = ""
 
 
 def address(url: str, password: SecretStr | None, ca: Path | None) -> Address:
-    """The address in a source's `url`, whose only option is ``unix_socket``.
+    """The address in a source's `url`, whose options are ``unix_socket`` and ``tls``.
 
     Raises ConfigurationError when it is no URL of MySQL or MariaDB, without what it holds.
     """
@@ -70,11 +76,13 @@ def address(url: str, password: SecretStr | None, ca: Path | None) -> Address:
         options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
     except ValueError:
         raise wrong("is not a URL") from None
-    unix_socket = options.pop("unix_socket", None)
+    unix_socket, tls = options.pop("unix_socket", None), options.pop("tls", "")
     if parts.scheme not in ("mysql", "mariadb"):
         raise wrong("must begin with mysql:// or mariadb://")
     if options or parts.fragment:
-        raise wrong("has options that are not known; there is only unix_socket=/path")
+        raise wrong("has options that are not known; there are unix_socket=/path and tls=verify, encrypt or off")
+    if tls not in ("", *TLS) or (tls in ("encrypt", "off") and ca is not None):
+        raise wrong("must have tls=verify where ca is set; otherwise tls is verify, encrypt or off")
     if not parts.username or not (host or unix_socket):
         raise wrong("must name a user and a host")
     return Address(
@@ -85,18 +93,16 @@ def address(url: str, password: SecretStr | None, ca: Path | None) -> Address:
         unquote(parts.path.strip("/")) or None,
         unix_socket,
         ca,
+        tls,
     )
 
 
 def connect(address: Address) -> Connection:
     """A connection in autocommit that prints values in UTC and UTF-8, and does not hang when the server does.
 
-    TLS is verified, unless the server is on this machine and `ca` is not given. Raises UnreachableError;
+    TLS is verified by default, unless the server is on this machine and `ca` is not given. Raises UnreachableError;
     PermanentError when the file `ca` cannot be used.
     """
-    local = address.unix_socket is not None or is_on_this_machine(address.host)
-    verified = address.ca is not None or not local
-    context = trusting(address.ca, "source") if verified else None
     try:
         connection = Connection(
             host=address.host,
@@ -105,7 +111,8 @@ def connect(address: Address) -> Connection:
             user=address.user,
             password=address.password.encode(),  # PyMySQL would encode it in Latin-1
             database=address.database,
-            ssl=context,
+            ssl=_context(address),
+            ssl_disabled=address.tls == "off",
             charset="utf8mb4",
             autocommit=None,  # PyMySQL would believe the greeting
             program_name="cdc-service",
@@ -127,6 +134,18 @@ def connect(address: Address) -> Connection:
         connection._force_close()
         raise
     return connection
+
+
+def _context(address: Address) -> ssl.SSLContext | None:
+    """None: the driver encrypts where the server offers it, and verifies nothing."""
+    local = address.unix_socket is not None or is_on_this_machine(address.host)
+    if address.tls == "encrypt":
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+    if address.tls == "verify" or address.ca is not None or not (local or address.tls):
+        return trusting(address.ca, "source")
+    return None
 
 
 def query(connection: Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
@@ -223,7 +242,8 @@ def refused(error: Exception, fix: str = "") -> CdcError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return UnreachableError(
             f"the source's server could not prove who it is: {cause.verify_message}",
-            hint="ca names the file with the certificate of its authority; the certificate must be for the url's host",
+            hint="ca names the file with the certificate of its authority, which must be for the url's host; or "
+            "tls=encrypt in the url, which does not ask who answers",
         )
     if isinstance(cause, ssl.SSLError):
         return UnreachableError(

@@ -18,7 +18,8 @@ class MysqlConfig(DatabaseConfig):
 
     type: Literal["mysql"]
     url: Url
-    """``mysql://user@host:port``; without the password. TLS is verified unless the server is on this machine."""
+    """``mysql://user@host:port``; without the password. TLS is verified unless the server is on this machine;
+    ``?tls=encrypt`` verifies nothing, ``?tls=off`` is for a network that nobody else is on."""
     ca: Path | None = None
     """The certificate authority that TLS is verified against; by default those that the system trusts."""
     server_id: ServerId | Literal["auto"] = "auto"

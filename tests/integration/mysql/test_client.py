@@ -80,6 +80,7 @@ def test_url() -> None:
         "mysql://cdc:canary@db/shop?ssl_disabled=true",
         "mysql://cdc:canary@db/shop?unix_socket",
         "mysql://cdc:canary@db/shop#x",
+        "mysql://cdc:canary@db/shop?tls=maybe",
     ],
 )
 def test_other_urls_are_refused(url: str) -> None:
@@ -144,8 +145,18 @@ def test_tls_is_verified(mysql_source: MySqlServer, elsewhere: str, tmp_path: Pa
             assert "ca names the file" in error.hint
         assert "could not prove who it is" in str(error_of(local, UnreachableError, ca=pem)), "its name is another"
         assert attempt(local) == [("probe@localhost", True)], "unverified on this machine"
+        assert attempt(f"{url}?tls=encrypt") == [("probe@localhost", True)]
+        error_of(f"{url}?tls=verify", UnreachableError)
     with pytest.raises(PermanentError, match="no certificate to trust"):
         attempt(url, ca=tmp_path / "absent.pem")
+
+
+def test_tls_can_be_left_out(mysql_source: MySqlServer, elsewhere: str) -> None:
+    with user(mysql_source) as local:
+        attempt(local)  # the password is remembered
+        assert attempt(f"{local.replace('127.0.0.1', elsewhere)}?tls=off") == [("probe@localhost", False)]
+    with pytest.raises(ConfigurationError, match="where ca is set"):
+        address("mysql://cdc@db?tls=off", None, Path("/ca.pem"))
 
 
 def test_a_server_without_tls(mysql_source: MySqlServer, elsewhere: str, tmp_path: Path) -> None:
@@ -154,6 +165,7 @@ def test_a_server_without_tls(mysql_source: MySqlServer, elsewhere: str, tmp_pat
     with user(mysql_source) as local, mysql_tls(mysql_source, tls_version=""):
         for url, ca in ((local.replace("127.0.0.1", elsewhere), None), (local, pem)):
             assert "does not offer TLS" in str(error_of(url, UnreachableError, ca=ca))
+        assert "does not offer TLS" in str(error_of(f"{local}?tls=encrypt", UnreachableError))
         ((path,),) = mysql_source.execute("SELECT @@socket")
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("pymysql._auth._have_cryptography", False)
