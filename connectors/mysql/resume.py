@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from cdc.source.plan import gap
+from connectors.mysql.gtid import MariadbGtid, MariadbPosition
 from connectors.mysql.history import Continuation
 from connectors.mysql.position import AnyGtid, OpenTransaction, Position, has, parse_executed
 
@@ -37,6 +38,10 @@ class Resumption:
         position = self._position
         anchor = position.anchor
         if has(self._executed, gtid):
+            if isinstance(self._executed, MariadbPosition) and isinstance(gtid, MariadbGtid):
+                last = self._executed.last[gtid.domain]
+                if last.sequence == gtid.sequence and last != gtid:
+                    raise gap(f"the server has transaction {gtid} instead of {last}, which was lost in a failover")
             if anchor is not None and anchor.gtid == str(gtid):
                 if anchor.time != time:
                     raise gap(

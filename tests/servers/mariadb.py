@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pymysql
@@ -41,10 +41,11 @@ class MariaDbServer:
         `more` are options for this time.
         """
         if not self._theirs and not self.running():
-            cluster = self._folder / "cluster"
-            if not cluster.exists():
-                self._make(cluster)
-            options = [f"--datadir={cluster}", f"--port={self.port}", f"--socket={self._folder / 'socket'}"]
+            if not self.cluster.exists():
+                self._make(self.cluster)
+            users = "CREATE USER IF NOT EXISTS cdc@localhost;\nGRANT ALL ON *.* TO cdc@localhost WITH GRANT OPTION;\n"
+            (self._folder / "users.sql").write_text(f"SET sql_log_bin = 0;\n{users}")
+            options = [f"--datadir={self.cluster}", f"--port={self.port}", f"--socket={self._folder / 'socket'}"]
             options += ["--bind-address=127.0.0.1", "--user=root", "--innodb-flush-log-at-trx-commit=2"]
             # A server that starts deletes the temporary tables that it finds, those of others in /tmp too.
             options += [f"--tmpdir={self._folder}"]
@@ -53,6 +54,15 @@ class MariaDbServer:
             self._process = start([*self._program(), *options], self._folder / "server.log")
         wait_until(self._answers, what=f"an answer of {self.url}")
         return self
+
+    def beside(self, folder: Path, *options: str) -> Self:
+        """Another server of its kind, with `options` beside the same ones, that is not started yet."""
+        return type(self)(self._binary, folder, options=[*self._options, *options])
+
+    @property
+    def cluster(self) -> Path:
+        """The folder of its files, made at the first start."""
+        return self._folder / "cluster"
 
     def running(self) -> bool:
         """Whether the server process is there."""
@@ -111,7 +121,7 @@ class MariaDbServer:
             pytest.skip(f"the files of {self.url} are not ours to read")
         command = "SHOW BINARY LOG STATUS" if self.name == "MySQL" else "SHOW MASTER STATUS"
         name = self.execute(command)[0][0]
-        return self._folder / "cluster" / str(name)
+        return self.cluster / str(name)
 
     def _program(self) -> list[str]:
         return [self._binary, "--no-defaults"]
@@ -123,8 +133,6 @@ class MariaDbServer:
         made = subprocess.run(self._initialise(cluster), capture_output=True, check=False)
         if made.returncode != 0:
             pytest.fail(f"{self.name} in {self._folder} could not be made: {made.stderr.decode(errors='replace')}")
-        users = "CREATE USER IF NOT EXISTS cdc@localhost;\nGRANT ALL ON *.* TO cdc@localhost WITH GRANT OPTION;\n"
-        (self._folder / "users.sql").write_text(users)
 
     def _answers(self) -> bool:
         if not self._theirs and not self.running():
