@@ -329,6 +329,11 @@ class Process:
     def output(self) -> str:
         return self._output.read_text()
 
+    def peak(self) -> float:
+        """Most memory that it ever had, MiB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
