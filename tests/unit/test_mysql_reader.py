@@ -16,9 +16,10 @@ from connectors.mysql.reader import EventReader
 from tests.property.test_mysql import event
 
 WRAP = 1 << 32
+NOWHERE = BinlogPlace()
 
 
-def reader(events: Iterable[bytes], passed: BinlogPlace = BinlogPlace()) -> EventReader:
+def reader(events: Iterable[bytes], passed: BinlogPlace = NOWHERE) -> EventReader:
     """Of a server that has sent `events`."""
     left = iter(events)
     connection: Any = SimpleNamespace(
