@@ -38,10 +38,10 @@ class Transaction:
     ledger: dict[str, object] | None
 
 
-def transactions(partitions: Partitions) -> Mapping[int, Transaction]:
-    """Streamed row events by transaction id; both halves of a key change count as one."""
-    rows: Counter[int] = Counter()
-    ledgers: dict[int, dict[str, object]] = {}
+def transactions(partitions: Partitions) -> Mapping[object, Transaction]:
+    """Streamed row events by transaction id or GTID; both halves of a key change count as one."""
+    rows: Counter[object] = Counter()
+    ledgers: dict[object, dict[str, object]] = {}
     for partition, records in partitions.items():
         for record in records:
             header = unpack_header(record.header)
@@ -51,11 +51,11 @@ def transactions(partitions: Partitions) -> Mapping[int, Transaction]:
                 continue
             assert record.value is not None
             event = json.loads(record.value)
-            xid = event["source"]["txId"]
-            rows[xid] += 1
+            id_ = event["source"].get("txId") or event["source"]["gtid"]
+            rows[id_] += 1
             if partition.topic.endswith(".ledger"):
-                ledgers[xid] = event["after"]
-    return {xid: Transaction(count, ledgers.get(xid)) for xid, count in rows.items()}
+                ledgers[id_] = event["after"]
+    return {id_: Transaction(count, ledgers.get(id_)) for id_, count in rows.items()}
 
 
 def check_versions(partitions: Partitions) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from ruamel.yaml import YAML
 
 from cdc.log import Log
 from cdc.registry import load as load_sink
+from schemas.table import TableSchema
 from tests.contract import sinks as stores
-from tests.faults.compare import assert_equal, database_rows
+from tests.faults import mysql
+from tests.faults.compare import Rows, assert_equal, database_rows
 from tests.faults.pipeline import Attack
 from tests.faults.workload import TABLES, TOTAL, Workload
+from tests.servers.mariadb import MariaDbServer
 from tests.servers.postgres import Database, Server, create_database, drop_database
 
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
@@ -66,14 +70,14 @@ def sinks(
 
 
 def write_config(
-    path: Path, pipeline: str, database: Database, log_config: dict[str, Any], sinks: dict[str, stores.Store]
+    path: Path, pipeline: str, source: dict[str, Any], log_config: dict[str, Any], sinks: dict[str, stores.Store]
 ) -> Path:
     """The pipeline's YAML file."""
     document: dict[str, Any] = {
         "version": 1,
         "pipeline": pipeline,
         "log": log_config,
-        "sources": {"db": {"type": "postgres", "url": database.dsn, "tables": list(TABLES)}},
+        "sources": {"db": {**source, "tables": list(TABLES)}},
         "sinks": {name: {"type": store.type, **store.config()} for name, store in sinks.items()},
     }
     if "opensearch" in sinks:  # where its adapter looks
@@ -93,7 +97,8 @@ def test_every_change_arrives_exactly_once(
     tmp_path: Path,
 ) -> None:
     pipeline = f"t{os.getpid()}{seed}"
-    file = write_config(tmp_path / "cdc.yaml", pipeline, new_database, log_config, sinks)
+    source = {"type": "postgres", "url": new_database.dsn}
+    file = write_config(tmp_path / "cdc.yaml", pipeline, source, log_config, sinks)
     with new_database.connect() as connection:
         workload = Workload(connection, seed)
         workload.prepare()
@@ -104,18 +109,48 @@ def test_every_change_arrives_exactly_once(
             attack.run(DEATHS, BIG)
             attack.catch_up(BIG)
             log = attack.check_log()
-            check_stores(log, new_database, sinks)
+            check_stores(log, partial(database_rows, new_database), sinks)
         finally:
             attack.close()
 
 
-def check_stores(log: Log, database: Database, sinks: dict[str, stores.Store]) -> None:
+def check_stores(log: Log, database_rows: Callable[[TableSchema], Rows], sinks: dict[str, stores.Store]) -> None:
     """Every table of every store equals the database."""
     schemas = list(log.schemas().values())
     assert {f"{schema.schema}.{schema.table}" for schema in schemas} == set(TABLES)
     for schema in schemas:
-        expected = database_rows(database, schema)
+        expected = database_rows(schema)
         for name, store in sinks.items():
             assert_equal(name, schema, expected, store.rows(schema))
         if schema.table == "accounts":
             assert sum(int(str(row["balance"])) for row in expected.values()) == TOTAL
+
+
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.parametrize(
+    "log_config", [pytest.param("embedded", marks=pytest.mark.xdist_group("mysql"))], indirect=True
+)
+@pytest.mark.parametrize("server", ["mariadb_source", "mysql_source"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_change_of_mysql_arrives_exactly_once(
+    request: pytest.FixtureRequest, seed: int, server: str, log_config: dict[str, Any], tmp_path: Path
+) -> None:
+    """One store, fewer deaths: what delivery does is tried above."""
+    database: MariaDbServer = request.getfixturevalue(server)
+    sinks = {"duckdb": stores.load("duckdb")(request, tmp_path)}
+    source = {"type": "mysql", "url": database.url.rpartition("/")[0]}
+    file = write_config(tmp_path / "cdc.yaml", f"m{os.getpid()}{seed}", source, log_config, sinks)
+    workload = mysql.MysqlWorkload(database, seed)
+    workload.prepare()
+    attack = Attack(file, database, workload, seed, list(sinks), ("duckdb",))
+    try:
+        attack.run(DEATHS // 3, BIG // 3)
+        attack.catch_up(BIG // 3)
+        log = attack.check_log()
+        assert log.prepared("db") == {}
+        check_stores(log, partial(mysql.database_rows, database), sinks)
+    finally:
+        attack.close()
+        workload.close()
+        with database.connect() as connection:
+            mysql.drop(connection.cursor())

@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable
-from typing import Any
-
-import psycopg
+from typing import Any, ClassVar
 
 SCHEMA = """
 CREATE SCHEMA bank;
@@ -19,7 +17,7 @@ CREATE TABLE bank.items (
 CREATE TABLE "Odd Names"."Döcs" (id uuid PRIMARY KEY, "Title" text, body text, extra jsonb);
 ALTER TABLE "Odd Names"."Döcs" ALTER body SET STORAGE EXTERNAL;
 CREATE TABLE bank.scratch (id int PRIMARY KEY, value double precision);
-CREATE TABLE bank.ledger (number bigint PRIMARY KEY, xid bigint NOT NULL, rows int NOT NULL, what text NOT NULL);
+CREATE TABLE bank.ledger (number bigint PRIMARY KEY, changes int NOT NULL, what text NOT NULL);
 """
 TABLES = ("bank.accounts", "bank.items", "Odd Names.Döcs", "bank.scratch", "bank.ledger")
 ACCOUNTS = 50
@@ -30,7 +28,10 @@ TOTAL = ACCOUNTS * 1000
 class Workload:
     """One writer. The same seed does the same."""
 
-    def __init__(self, connection: psycopg.Connection[Any], seed: int) -> None:
+    floats: ClassVar = (0.1, -0.0, 1e300, float("nan"), float("inf"))
+
+    def __init__(self, connection: Any, seed: int) -> None:
+        """`connection`: psycopg's, in autocommit."""
         self._sql = connection
         self._random = random.Random(seed)
         self._number = 0
@@ -82,11 +83,11 @@ class Workload:
         self._number += 1
         with self._sql.transaction():
             action()
-            # The stream counts transactions by the lower half of their id.
-            self._sql.execute(
-                "INSERT INTO bank.ledger VALUES (%s, pg_current_xact_id()::text::bigint & 4294967295, %s, %s)",
-                (self._number, self._rows + 1, action.__name__),
-            )
+            self._note(action.__name__)
+
+    def _note(self, what: str) -> None:
+        """The transaction's line in the ledger, which itself is one of its rows."""
+        self._run("INSERT INTO bank.ledger VALUES (%s, %s, %s)", self._number, self._rows + 1, what)
 
     def _run(self, statement: str, *parameters: object) -> None:
         self._rows += self._sql.execute(statement, parameters).rowcount
@@ -111,10 +112,10 @@ class Workload:
     def _savepoint(self) -> None:
         self._run("UPDATE bank.accounts SET note = 'kept' WHERE id = %s", self._random.randrange(1, ACCOUNTS + 1))
         kept = self._rows
-        self._sql.execute("SAVEPOINT s")
+        self._run("SAVEPOINT s")
         self._run("UPDATE bank.accounts SET balance = -1, note = 'never'")
         self._run("DELETE FROM bank.items WHERE kind = 'old'")
-        self._sql.execute("ROLLBACK TO SAVEPOINT s")
+        self._run("ROLLBACK TO SAVEPOINT s")
         self._rows = kept
 
     def _copy(self) -> None:
@@ -126,14 +127,14 @@ class Workload:
         self._rows += count
 
     def _truncate(self) -> None:
-        self._sql.execute("TRUNCATE bank.scratch")
+        self._run("TRUNCATE bank.scratch")
         self._scratch = 0
         self._scribble()
 
     def _scribble(self) -> None:
         for _ in range(self._random.randrange(1, 6)):
             self._scratch += 1
-            value = self._random.choice([0.1, -0.0, 1e300, float("nan"), float("inf")])
+            value = self._random.choice(self.floats)
             self._run("INSERT INTO bank.scratch VALUES (%s, %s)", self._scratch, value)
 
     def _new_doc(self) -> None:
