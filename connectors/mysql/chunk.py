@@ -17,7 +17,6 @@ It never holds its transaction open because the log is slow: rows are read into 
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from contextlib import nullcontext, suppress
@@ -38,6 +37,7 @@ from connectors.mysql.catalogue import describe
 from connectors.mysql.client import Address, Server, connect, refused
 from connectors.mysql.definitions import quote
 from connectors.mysql.gtid import GtidSet, MariadbPosition
+from connectors.mysql.history import owned_gtids
 from connectors.mysql.keys import condition, key_columns
 from connectors.mysql.position import BinlogPlace, Executed, within
 from connectors.mysql.select import select_list, split_row
@@ -49,9 +49,6 @@ VISIBLE_SECONDS: Final = 2.0
 """How long it waits until what has been streamed is visible; then the same."""
 LOOK_SECONDS: Final = 0.02
 """How often MariaDB is asked for it."""
-
-_THREAD: Final = re.compile("#[0-9]+")
-"""Who owns a transaction, in ``gtid_owned``."""
 
 
 @dataclass
@@ -200,7 +197,7 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             ends = _execute(asked, f"SHOW {what} STATUS")
         if not ends:
             raise _without_binlog()
-        chunk.seen = GtidSet.parse(executed) | GtidSet.parse(_THREAD.sub("", owned))
+        chunk.seen = GtidSet.parse(executed) | owned_gtids(owned)
         chunk.high = BinlogPlace(*ends[0][:2])
 
     def _read_rows(self, connection: Connection, chunk: MysqlChunk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -15,15 +16,20 @@ from connectors.mysql.position import BinlogPlace, Executed, Position, parse_exe
 Query = Callable[..., list[tuple[Any, ...]]]
 """Runs one statement; its rows."""
 
-COMMIT_SECONDS: Final = 10.0
-"""How long a captured transaction may take to be committed at the server: it is sent before that."""
+COMMIT_SECONDS: Final = 2.0
+"""How long a captured transaction may take to be known to the server: one that has just been started recovers."""
+
+_THREAD: Final = re.compile(r"#\d+")
+"""Who owns a transaction, in ``gtid_owned``."""
 
 
 class BinlogState(NamedTuple):
-    """`executed`: all that is committed, or in the binlog. `purged`: what of it the binlog has no longer. `end`: where
-    the binlog ends."""
+    """`executed`: MySQL's are committed, MariaDB's in the binlog. `known`: these, and those that MySQL may have written
+    into the binlog and not committed yet. `purged`: what of it the binlog has no longer. `end`: where the binlog ends.
+    """
 
     executed: Executed
+    known: Executed
     purged: Executed
     end: BinlogPlace
 
@@ -52,11 +58,20 @@ def binlog_state(query: Query, server: Server) -> BinlogState:
         )
     end = binlog_end(query, server)
     if not server.mariadb:
+        # In this order: a transaction goes from the first to the second.
+        [(owned,)] = query("SELECT @@GLOBAL.gtid_owned")
         [(executed, purged)] = query("SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged")
-        return BinlogState(GtidSet.parse(executed), GtidSet.parse(purged), end)
+        committed = GtidSet.parse(executed)
+        return BinlogState(committed, committed | owned_gtids(owned), GtidSet.parse(purged), end)
     first = query("SHOW BINARY LOGS")[0][0]
-    [(executed, purged)] = query("SELECT BINLOG_GTID_POS(%s, %s), BINLOG_GTID_POS(%s, 4)", *end, first)
-    return BinlogState(MariadbPosition.parse(executed or ""), MariadbPosition.parse(purged or ""), end)
+    [(latest, purged)] = query("SELECT @@GLOBAL.gtid_binlog_pos, BINLOG_GTID_POS(%s, 4)", first)
+    written = MariadbPosition.parse(latest)
+    return BinlogState(written, written, MariadbPosition.parse(purged or ""), end)
+
+
+def owned_gtids(text: str) -> GtidSet:
+    """MySQL's ``gtid_owned``: the transactions that sessions are about to commit."""
+    return GtidSet.parse(_THREAD.sub("", text))
 
 
 class Continuation(NamedTuple):
@@ -80,10 +95,10 @@ def check_continuity(query: Query, server: Server, position: Position) -> Contin
     state = binlog_state(query, server)
     moved = identity(server) != position.server or state.end < position.place
     deadline = time.monotonic() + COMMIT_SECONDS
-    while not within(executed, state.executed):
-        # Captured before it was committed: it will be, unless the server forgot it.
+    while not within(executed, state.known):
+        # It may be on its way from one set to the other.
         if time.monotonic() > deadline or moved:
-            lost = executed - state.executed  # type: ignore[operator]
+            lost = executed - state.known  # type: ignore[operator]
             raise gap(
                 f"the server lacks transactions that were captured ({lost}): "
                 + ("they were lost in a failover, or its binlog was reset" if moved else "it is an older copy")

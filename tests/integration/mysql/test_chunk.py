@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +37,7 @@ from connectors.mysql.select import compile_select, select_list, split_row
 from connectors.mysql.tablemap import TableMap
 from schemas.table import TableSchema
 from tests.integration.mysql.conftest import Binlog
+from tests.integration.mysql.semisync import unanswered
 from tests.integration.mysql.test_values import MARIADB, MYSQL, OPAQUE, TYPES
 from tests.servers import wait_until
 
@@ -388,34 +389,11 @@ def test_a_range_ends_with_its_last_key(source: Source) -> None:
     assert chunk.rest == []
 
 
-@contextmanager
-def unanswered(source: Source, statement: str) -> Iterator[None]:
-    """`statement` is in the binlog, but not committed: a replica that is to have it first does not answer."""
-    binlog = source.binlog
-    if binlog.mysql:
-        installed = binlog.execute("SELECT 1 FROM information_schema.plugins WHERE plugin_name LIKE 'rpl_semi%'")
-        if not installed:
-            binlog.execute("INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'")
-    prefix = "rpl_semi_sync_source" if binlog.mysql else "rpl_semi_sync_master"
-    nobody = f"{prefix}_wait_no_{'replica' if binlog.mysql else 'slave'}"
-    binlog.execute(f"SET GLOBAL {prefix}_timeout = 600000, GLOBAL {prefix}_wait_point = 'AFTER_SYNC'")
-    binlog.execute(f"SET GLOBAL {nobody} = ON, GLOBAL {prefix}_enabled = ON")
-    before = source.end()
-    thread = threading.Thread(target=binlog.server.execute, args=(f"USE shop; {statement}".split("; ")))
-    thread.start()
-    try:
-        wait_until(lambda: source.end() > before, what="the transaction in the binlog")
-        yield
-    finally:
-        binlog.execute(f"SET GLOBAL {prefix}_enabled = OFF")
-        thread.join()
-
-
 def test_what_was_streamed_and_is_not_visible_is_waited_for(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunk_module, "VISIBLE_SECONDS", 0.3)
     numbers(source, 3)
     earlier, later = source.chunk(), source.chunk()
-    with unanswered(source, "UPDATE item SET v = 'new' WHERE id = 2"):
+    with unanswered(source.binlog.server, "USE shop", "UPDATE item SET v = 'new' WHERE id = 2"):
         assert source.binlog.execute("SELECT v FROM item WHERE id = 2") == [("x" * 10,)]
         later.captured = ahead(source, earlier.captured)
         with pytest.raises(ReadLater, match="a replica may not answer"):
@@ -442,7 +420,7 @@ def test_the_next_file_does_not_make_it_visible(source: Source, monkeypatch: pyt
     chunk = source.chunk()
     source.binlog.execute("SET GLOBAL max_binlog_size = 4096")
     try:
-        with unanswered(source, "UPDATE item SET v = REPEAT('n', 5000) WHERE id = 2"):
+        with unanswered(source.binlog.server, "USE shop", "UPDATE item SET v = REPEAT('n', 5000) WHERE id = 2"):
             chunk.captured = ahead(source, chunk.captured)
             with pytest.raises(ReadLater, match="a replica may not answer"):
                 source.read(chunk)

@@ -14,6 +14,7 @@ from connectors.mysql.events import XaId
 from connectors.mysql.prepared import transaction_name
 from connectors.mysql.resume import WHOLE, Resumption
 from tests.integration.mysql.conftest import Database, MakeSource
+from tests.integration.mysql.semisync import unanswered
 from tests.integration.mysql.support import Source, assert_dense
 from tests.servers import wait_until
 
@@ -252,3 +253,20 @@ def test_the_binlog_changes_its_form_under_us(database: Database, shop: Source) 
     assert len(operations(shop, "other")) == 4 + 4 + 4
     shop.assert_equal(database.table("item"), database.table("other"))
     assert_dense(shop.records())
+
+
+def test_a_transaction_that_is_captured_before_it_is_committed(
+    database: Database, source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a replica does not answer; a source that is started meanwhile does not take it for lost."""
+    monkeypatch.setattr("connectors.mysql.history.COMMIT_SECONDS", 0.2)
+    database.execute("CREATE TABLE late (id int PRIMARY KEY, n int)", "INSERT INTO late VALUES (1, 1)")
+    shop = source("late")
+    shop.capture()
+    with unanswered(database.server, f"USE {database.schema}", "UPDATE late SET n = 2"):
+        for _ in range(2):
+            shop.capture()
+            assert [event.operation for event in shop.events()] == ["r", "u"]
+        assert database.execute("SELECT n FROM late") == [(1,)]
+    shop.capture()
+    shop.assert_equal(database.table("late"))
