@@ -127,7 +127,7 @@ class Workload:
         self._rows += count
 
     def _truncate(self) -> None:
-        self._run("TRUNCATE bank.scratch")
+        self._sql.execute("TRUNCATE bank.scratch")
         self._scratch = 0
         self._scribble()
 
