@@ -29,7 +29,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     try:
         yield made
     finally:
-        made.stop()
+        made.kill()  # MySQL's orderly end gives its replicas ten seconds
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def url(server: MariaDbServer) -> str:
 
 def test_the_server_is_restarted_under_us(database: Database, shop: Source) -> None:
     epoch = shop.position.epoch
+    ends = [database.server.kill, database.server.stop]
     with shop.running() as running:
-        for number, end in enumerate((database.server.kill, database.server.stop)):
+        for number, end in enumerate(ends[:1] if database.server.name == "MySQL" else ends):
             running.catch_up()
             database.execute(f"INSERT INTO item VALUES ({100 + number}, 'before')")
             running.catch_up()
