@@ -23,8 +23,8 @@ from tests.servers.mariadb import MariaDbServer
 from tests.servers.postgres import Database, Server, create_database, drop_database
 
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
-DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "20"))
-BIG = int(os.environ.get("CDC_TORTURE_BIG", "30000"))
+DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "12"))
+BIG = int(os.environ.get("CDC_TORTURE_BIG", "20000"))
 TIMEOUT = int(os.environ.get("CDC_TORTURE_TIMEOUT", "600"))
 STORES = tuple(os.environ.get("CDC_TORTURE_STORES", "duckdb,tantivy,redis,opensearch,sql_postgres").split(","))
 SOURCES = ("mysql_source", "mariadb_source") if "CDC_TORTURE_BIG" in os.environ else ("mysql_source",)
