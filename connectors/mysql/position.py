@@ -72,8 +72,9 @@ class Position(msgspec.Struct, frozen=True):
     `executed` is what has been executed up to here, as the server prints it; `server` identifies the server that
     `place`, the end of the last transaction in its binlog, belongs to. `epoch` and `sequence` give the next record its
     version. `snapshots` are those still to do, in order, by ``schema.table``; `tables` names every captured table with
-    its topic's id and key columns. `schemas` is the id (hex) of the schema that each table's rows had last. `request`
-    is the snapshot request that was taken up last. `committed_at`: when the last transaction was committed, µs since
+    its topic's id and key columns. `schemas` is the id (hex) of the schema that each table's rows had last; `explained`
+    are the tables of which a statement has told what it did, before rows came that have another one. `request` is the
+    snapshot request that was taken up last. `committed_at`: when the last transaction was committed, µs since
     1970, 0 before the first one.
     """
 
@@ -89,6 +90,7 @@ class Position(msgspec.Struct, frozen=True):
     snapshots: dict[str, TableSnapshot] = {}
     tables: dict[str, TableIdentity] = {}
     schemas: dict[str, str] = {}
+    explained: list[str] = []
     request: str | None = None
 
     def encode(self) -> bytes:

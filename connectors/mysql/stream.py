@@ -147,6 +147,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._control.done = self._request
         self._envelope = BinlogEnvelope("mariadb" if server.mariadb else "mysql", self._name)
         self._schemas = Schemas(self._log.schemas(), self._stored.schemas, compile_select)
+        self._explained = set(self._stored.explained)
         self._relations = Relations(self._tables)
         self._snapshots = MysqlSnapshots(
             self._config.snapshot,
@@ -389,6 +390,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         found = consequences(effects, self._tables.captured)
         if found.changed:
             self._relations.forget()
+            self._dirty = True
         for name in found.changed:
             self._explained.add(name)
             self._broken(name, "its definition changed")
@@ -515,6 +517,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
             open=half,
             snapshots=dict(self._plan),
             schemas=self._schemas.last,
+            explained=sorted(self._explained),
             request=self._request,
         )
         self._taken_executed = executed = self._executed

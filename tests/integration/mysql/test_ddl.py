@@ -40,6 +40,16 @@ def test_ddl_that_changes_no_row_reads_nothing_again(database: Database, shop: S
     shop.assert_equal(database.table("item"))
 
 
+def test_what_a_statement_has_told_is_known_after_a_restart(database: Database, shop: Source) -> None:
+    """The rows that come later have another definition, which by itself might mean anything."""
+    database.execute("ALTER TABLE item ADD COLUMN more int")
+    shop.capture()
+    database.execute("INSERT INTO item VALUES (3, 30, 'c', 3)")
+    shop.capture()
+    assert [event.operation for event in shop.events()] == ["r", "r", "c"]
+    shop.assert_equal(database.table("item"))
+
+
 CHANGING = {
     "default": ["ALTER TABLE item ADD COLUMN more int NOT NULL DEFAULT 5"],
     "type": ["ALTER TABLE item MODIFY n varchar(10)"],
