@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from cdc.config.patterns import is_literal, selects
 from cdc.errors import PermanentError
 from cdc.event import SEQUENCE_BITS
 from cdc.log import Log, TopicPartition, topic_name
@@ -30,6 +31,58 @@ class Table(Protocol):
 
 
 T = TypeVar("T", bound=Table)
+
+
+class CatalogEntry(Protocol):
+    """A table as the catalogue has it. `problem`: why it cannot be captured; `fix`: the SQL that mends it."""
+
+    @property
+    def full_name(self) -> str:
+        """``schema.table``."""
+
+    @property
+    def problem(self) -> str:
+        """Empty when it can be captured."""
+
+    @property
+    def fix(self) -> str:
+        """See the class."""
+
+
+E = TypeVar("E", bound=CatalogEntry)
+
+
+def capturable(
+    selected: Iterable[tuple[E, bool]],
+    patterns: Collection[str],
+    warn: Callable[[str, str], None],
+    *,
+    holder: str,
+    unseen: str,
+    hint: str,
+) -> list[E]:
+    """The tables that can be captured of those that `patterns` selected, each with whether it is a table at all.
+
+    One that only a glob matches and that cannot be captured is left out, and `warn` is told what and how to mend it.
+    Raises PermanentError for a table named literally that does not exist or cannot be captured, and when none is left:
+    `holder` is what was looked through, `unseen` and `hint` say why a table may not have been seen there.
+    """
+    missing = {pattern for pattern in patterns if is_literal(pattern) and selects(patterns, pattern)}
+    found: list[E] = []
+    for table, ordinary in selected:
+        name = table.full_name
+        if not table.problem:
+            found.append(table)
+        elif name in missing:
+            raise PermanentError(f"table {name} can't be captured: {table.problem}", hint=table.fix)
+        elif ordinary:
+            warn(f"table {name} is left out: {table.problem}", table.fix)
+        missing.discard(name)
+    for name in sorted(missing):
+        raise PermanentError(f"table {name} does not exist {unseen}", hint=hint)
+    if not found:
+        raise PermanentError(f"no table of this {holder} can be captured", hint=f"see `tables` of the source; {hint}")
+    return found
 
 
 class SourceTables(ABC, Generic[T]):

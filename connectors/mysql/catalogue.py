@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from pymysql.connections import Connection
 
-from cdc.config.patterns import is_literal, selects
-from cdc.errors import PermanentError
+from cdc.config.patterns import selects
 from cdc.formats.json import key_supported
+from cdc.source.tables import capturable
 from connectors.mysql.charsets import BINARY
 from connectors.mysql.client import Server, query
 from connectors.mysql.config import MysqlConfig
@@ -71,35 +71,17 @@ def schema_columns(table: CatalogTable) -> tuple[Column, ...]:
 def captured_tables(
     connection: Connection, server: Server, config: MysqlConfig, warn: Callable[[str, str], None]
 ) -> list[CatalogTable]:
-    """The tables that the configuration names, each with its key.
-
-    One that only a glob matches and that cannot be captured is left out, and `warn` is told what and how to mend it.
-    Raises PermanentError for a table named literally that does not exist or cannot be captured, and when none is left;
-    UnreachableError.
-    """
+    """The tables that the configuration names, each with its key: see :func:`cdc.source.tables.capturable`."""
     patterns = list(config.tables)
-    missing = {pattern for pattern in patterns if is_literal(pattern) and selects(patterns, pattern)}
-    found: list[CatalogTable] = []
-    for table, ordinary in selected_tables(connection, server, patterns):
-        name = table.full_name
-        if not table.problem:
-            found.append(table)
-        elif name in missing:
-            raise PermanentError(f"table {name} can't be captured: {table.problem}", hint=table.fix)
-        elif ordinary:
-            warn(f"table {name} is left out: {table.problem}", table.fix)
-        missing.discard(name)
-    for name in sorted(missing):
-        raise PermanentError(
-            f"table {name} does not exist on this server, or the user may not see it",
-            hint="check the spelling of `tables` (upper and lower case too); the user must have SELECT on the table",
-        )
-    if not found:
-        raise PermanentError(
-            "no table of this server can be captured",
-            hint="see `tables` of the source; the user must have SELECT on them",
-        )
-    return found
+    selected = selected_tables(connection, server, patterns)
+    return capturable(
+        selected,
+        patterns,
+        warn,
+        holder="server",
+        unseen="on this server, or the user may not see it",
+        hint="check the spelling of `tables` (upper and lower case too); the user must have SELECT on the table",
+    )
 
 
 def selected_tables(

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc.config.patterns import is_literal, selects
-from cdc.errors import PermanentError
+from cdc.config.patterns import selects
 from cdc.formats.json import key_supported
+from cdc.source.tables import capturable
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.values import CatalogType, logical_type
 
@@ -95,31 +95,17 @@ SELECT t.typtype::text, format_type(t.oid, NULL), t.typbasetype::bigint, t.typty
 def captured_tables(
     connection: psycopg.Connection[Any], config: PostgresConfig, warn: Callable[[str, str], None]
 ) -> list[CatalogTable]:
-    """The tables that the configuration names, each with its key.
-
-    One that only a glob matches and that cannot be captured is left out, and `warn` is told what and how to mend it.
-    Raises PermanentError for a table named literally that does not exist or cannot be captured, and when none is left.
-    """
+    """The tables that the configuration names, each with its key: see :func:`cdc.source.tables.capturable`."""
     patterns = list(config.tables)
-    missing = {pattern for pattern in patterns if is_literal(pattern) and selects(patterns, pattern)}
-    found: list[CatalogTable] = []
-    for table, ordinary in selected_tables(connection, patterns):
-        name = table.full_name
-        if not table.problem:
-            found.append(table)
-        elif name in missing:
-            raise PermanentError(f"table {name} can't be captured: {table.problem}", hint=table.fix)
-        elif ordinary:
-            warn(f"table {name} is left out: {table.problem}", table.fix)
-        missing.discard(name)
-    for name in sorted(missing):
-        raise PermanentError(
-            f"table {name} does not exist in this database, or the role may not see it",
-            hint="check the spelling of `tables`; names are case-sensitive, as in pg_class",
-        )
-    if not found:
-        raise PermanentError("no table of this database can be captured", hint="see `tables` of the source")
-    return found
+    selected = selected_tables(connection, patterns)
+    return capturable(
+        selected,
+        patterns,
+        warn,
+        holder="database",
+        unseen="in this database, or the role may not see it",
+        hint="check the spelling of `tables`; names are case-sensitive, as in pg_class",
+    )
 
 
 def selected_tables(
