@@ -22,7 +22,7 @@ import pytest
 from cdc.connector import Connector
 from cdc.errors import CdcError, TransientError
 from cdc.formats.json import decode
-from cdc.log import Record, TopicPartition, topic_name
+from cdc.log import Log, LogWriter, Record, TopicPartition, topic_name
 from cdc.log.embedded import EmbeddedConfig, EmbeddedLog
 from cdc.record import PARTIAL, TOMBSTONE, Header, unpack_header
 from cdc.worker import Control
@@ -292,6 +292,21 @@ class Running:
     def catch_up(self, seconds: float = 20) -> None:
         """Wait until all that the database holds now is on the log."""
         self.wait(self.source.catch_up_condition(), "capture to catch up", seconds)
+
+
+def count_fences(monkeypatch: pytest.MonkeyPatch, log_: Log) -> list[str]:
+    """From now on, the sources whose log is taken over."""
+    fences: list[str] = []
+    original = log_.writer
+
+    def writer(name: str) -> LogWriter:
+        made = original(name)
+        fence = made.fence
+        made.fence = lambda: (fences.append(name), fence())[1]  # type: ignore[method-assign]  # counts the calls
+        return made
+
+    monkeypatch.setattr(log_, "writer", writer)
+    return fences
 
 
 class Process:

@@ -16,6 +16,7 @@ from connectors.mysql.resume import WHOLE, Resumption
 from tests.integration.mysql.conftest import Database, MakeSource
 from tests.integration.mysql.semisync import unanswered
 from tests.integration.mysql.support import Source, assert_dense
+from tests.integration.sources import count_fences
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.xdist_group("mysql")
@@ -183,18 +184,9 @@ def test_the_second_capture_waits_and_fences_nobody(
     database: Database, shop: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.mysql.stream.LOCK_SECONDS", 0)
-    fences: list[str] = []
-    original = shop.log.writer
-
-    def writer(name: str) -> object:
-        made = original(name)
-        fence = made.fence
-        made.fence = lambda: (fences.append(name), fence())[1]  # type: ignore[method-assign]  # counts the calls
-        return made
-
     with shop.running() as first:
         first.catch_up()
-        monkeypatch.setattr(shop.log, "writer", writer)
+        fences = count_fences(monkeypatch, shop.log)
         with shop.running() as second:
             wait_until(lambda: len(second.errors) > 2, what="the second to be turned away")
             assert all("another process captures source shop" in str(error) for error in second.errors)

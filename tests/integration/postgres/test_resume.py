@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from cdc.errors import UnreachableError
-from cdc.log import LogWriter
 from connectors import postgres
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.pgoutput import Begin
@@ -16,6 +15,7 @@ from connectors.postgres.position import Position
 from connectors.postgres.resume import WHOLE, Resumption
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Source, assert_dense
+from tests.integration.sources import count_fences
 from tests.servers import wait_until
 from tests.servers.postgres import Database, Postgres
 
@@ -139,18 +139,9 @@ def test_the_second_capture_waits_and_fences_nobody(
     database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = make(database18, source18)
-    fences: list[str] = []
-    original = shop.log.writer
-
-    def writer(name: str) -> LogWriter:
-        made = original(name)
-        fence = made.fence
-        made.fence = lambda: (fences.append(name), fence())[1]  # type: ignore[method-assign]  # counts the calls
-        return made
-
     with shop.running() as first:
         first.catch_up()
-        monkeypatch.setattr(shop.log, "writer", writer)
+        fences = count_fences(monkeypatch, shop.log)
         with shop.running() as second:
             wait_until(lambda: len(second.errors) > 3, what="the second to be turned away")
             assert {"another process captures this source; this one waits"} == {e.hint for e in second.errors}
