@@ -85,6 +85,11 @@ class Wire:
     names: Mapping[str, object] = field(default_factory=dict)
     """What the names in the code stand for."""
 
+    @property
+    def always_old(self) -> bool:
+        """Whether every update has an old image."""
+        return self.has_old == "True"
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledTable:
@@ -303,7 +308,7 @@ class _Code:
         lines = {"open": wire.open, "open_old": wire.open_old, "close": wire.close, "lsn": wire.lsn}
         lines |= {"read": self.read("c"), "read_old": self.read("o", old_columns)}
         # Most columns of a changed row are what they were: what has been rendered for the old image is used again.
-        again = {"read": self.read("c", again=True)} if wire.has_old == "True" else {}
+        again = {"read": self.read("c", again=True)} if wire.always_old else {}
         new = {"KEY": self.key("c"), "IMAGE": self.image("c")}
         old = {"OLD_KEY": self.key("o"), "OLD_IMAGE": self.image("o", old_columns, self._not_null)}
         deleted = self.envelope(Operation.DELETE, before=True, after=False)
@@ -382,7 +387,7 @@ class _Code:
             lines.append('v = b"%d" % v')
         elif self._rendering[index].quoted and not self._bare[index]:
             rendered = f"b'\"%b\"' % {rendered}"
-        if rendered != "v" and not self._numbers[index] and self._wire.has_old == "True":
+        if rendered != "v" and not self._numbers[index] and self._wire.always_old:
             if prefix == "o":
                 lines.append(f"w{index} = v")
             elif again:
@@ -396,7 +401,7 @@ class _Code:
     def _null(self, index: int, prefix: str) -> str:
         if index in self._key.values() or self._bare[index]:
             return "raise ValueError"
-        if prefix == "o" and self._wire.has_old == "True":
+        if prefix == "o" and self._wire.always_old:
             return f'w{index}, o{index} = None, b"null"'
         return f'{prefix}{index} = b"null"'
 

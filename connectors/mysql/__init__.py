@@ -95,7 +95,7 @@ class MysqlConnector(Connector):
                 tables.sql()
                 state = binlog_state(tables.rows, tables.server)
                 sizes = [(str(row[0]), int(row[1])) for row in tables.rows("SHOW BINARY LOGS")]
-                if stored is not None:
+                if stored is not None and stored.mariadb == tables.server.mariadb:
                     # Whole files after that of the position, and what of its own comes after it.
                     names = [file for file, _ in sizes]
                     if stored.place.file in names:
@@ -104,7 +104,7 @@ class MysqlConnector(Connector):
                     if not within(state.purged, parse_executed(stored.executed, mariadb=stored.mariadb)):
                         status["warning"] = "the server has purged what was not captured yet: run `cdc snapshot`"
                 status["retained_bytes"] = sum(size for _, size in sizes)
-        except (CdcError, TypeError) as error:
+        except CdcError as error:
             status["error"] = str(error)
         return status
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
+
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from cdc.errors import PermanentError
 from cdc.source.plan import gap
 from connectors.mysql.client import Server
 from connectors.mysql.gtid import GtidSet, MariadbPosition
-from connectors.mysql.position import BinlogPlace, Executed, Position, parse_executed, within
+from connectors.mysql.position import BinlogPlace, Executed, Position, beyond, parse_executed, within
 
 Query = Callable[..., list[tuple[Any, ...]]]
 """Runs one statement; its rows."""
@@ -94,19 +95,20 @@ def check_continuity(query: Query, server: Server, position: Position) -> Contin
     executed = parse_executed(position.executed, mariadb=server.mariadb)
     state = binlog_state(query, server)
     moved = identity(server) != position.server or state.end < position.place
-    deadline = time.monotonic() + COMMIT_SECONDS
-    while not within(executed, state.known):
-        # It may be on its way from one set to the other.
-        if time.monotonic() > deadline or moved:
-            lost = executed - state.known  # type: ignore[operator]
-            raise gap(
-                f"the server lacks transactions that were captured ({lost}): "
-                + ("they were lost in a failover, or its binlog was reset" if moved else "it is an older copy")
-            )
-        time.sleep(0.05)
-        state = binlog_state(query, server)
-    if not within(state.purged, executed):
-        missing = state.purged - executed  # type: ignore[operator]
+    if not moved:
+        patience = Retrying(
+            stop=stop_after_delay(COMMIT_SECONDS),
+            wait=wait_fixed(0.05),
+            retry=retry_if_result(lambda state: not within(executed, state.known)),
+            retry_error_callback=lambda last: last.outcome.result() if last.outcome is not None else state,
+        )
+        state = patience(binlog_state, query, server)
+    if lost := beyond(executed, state.known):
+        raise gap(
+            f"the server lacks transactions that were captured ({lost}): "
+            + ("they were lost in a failover, or its binlog was reset" if moved else "it is an older copy")
+        )
+    if missing := beyond(state.purged, executed):
         raise gap(f"the server has purged binlogs with transactions that were not captured ({missing})")
     anchor = position.anchor
     if anchor is None:

@@ -114,13 +114,18 @@ def parse_executed(text: str, *, mariadb: bool) -> Executed:
     return MariadbPosition.parse(text) if mariadb else GtidSet.parse(text)
 
 
+def beyond(one: Executed, other: Executed) -> Executed:
+    """What `one` has and `other` has not."""
+    if isinstance(one, GtidSet) and isinstance(other, GtidSet):
+        return one - other
+    if isinstance(one, MariadbPosition) and isinstance(other, MariadbPosition):
+        return one - other
+    raise TypeError("GTIDs of MySQL and of MariaDB do not compare")
+
+
 def within(one: Executed, other: Executed) -> bool:
     """Whether `other` has all that `one` has."""
-    if isinstance(one, GtidSet) and isinstance(other, GtidSet):
-        return one <= other
-    if isinstance(one, MariadbPosition) and isinstance(other, MariadbPosition):
-        return one <= other
-    raise TypeError("GTIDs of MySQL and of MariaDB do not compare")
+    return not beyond(one, other)
 
 
 def added(executed: Executed, gtid: AnyGtid) -> Executed:
