@@ -34,7 +34,7 @@ from cdc.formats.envelope import (
 from cdc.formats.json import dumps, key_form, rendering
 from cdc.log import Produced
 from cdc.record import KEY_CHANGE, LAYOUT, TOMBSTONE, pack_header
-from schemas.table import Column, TableSchema
+from schemas.table import TableSchema
 from schemas.types import LogicalType
 
 Append = Callable[[Produced], None]
@@ -52,6 +52,16 @@ ReadFunction = Callable[[Append, Iterable[bytes], TransactionParts, int, Set[byt
 
 Raises DecodeError for a line that does not fit; records of the lines before it have been appended.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns side by side whose bytes can be read by themselves."""
+
+    columns: Sequence[int]
+    """Their numbers."""
+    same_nulls: str
+    """The expression that tells whether the same of them are null in both images; empty where none can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,9 @@ class Wire:
     """Passes over a column of an old image that is not part of the replica identity."""
     has_old: str = ""
     """The expression that tells whether an update has an old image."""
+    parts: Sequence[Part] = ()
+    """Where every update has an old image with all columns: the row in parts. Most columns of a changed row are what
+    they were, and a part whose bytes are those of the old image is neither decoded nor rendered again."""
     lsn: str = ""
     """Sets ``lsn``."""
     block: SourceBlock = POSTGRESQL
@@ -84,11 +97,6 @@ class Wire:
     """The expressions that fill the block's template of a row's place."""
     names: Mapping[str, object] = field(default_factory=dict)
     """What the names in the code stand for."""
-
-    @property
-    def always_old(self) -> bool:
-        """Whether every update has an old image."""
-        return self.has_old == "True"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +201,41 @@ else:
     append(new(Produced, (TOPIC, old_key, None, TOMBSTONE_HEADER)))
     version += 1
     append(new(Produced, (TOPIC, key, value, CREATE_HEADER)))
+"""
+
+_REWRITE: Final = """
+{open_old}
+{read_old}
+old_key = OLD_KEY
+before = OLD_IMAGE
+{open}
+{read}
+{close}
+{lsn}
+key = KEY
+after = IMAGE
+if old_key == key:
+    value = VALUE
+    deleted = None
+else:
+    deleted = DELETED
+    value = CREATED
+"""
+_OLD_PART: Final = """
+start = i
+{read}
+RAW = m[start:i]
+OLD = MEMBERS
+"""
+_NEW_PART: Final = """
+e = i + len(RAW)
+if SAME:
+    i = e
+    NEW = OLD
+    {keys}
+else:
+    {read}
+    NEW = MEMBERS
 """
 
 _DELETE: Final = """
@@ -307,8 +350,6 @@ class _Code:
         wire = self._wire
         lines = {"open": wire.open, "open_old": wire.open_old, "close": wire.close, "lsn": wire.lsn}
         lines |= {"read": self.read("c"), "read_old": self.read("o", old_columns)}
-        # Most columns of a changed row are what they were: what has been rendered for the old image is used again.
-        again = {"read": self.read("c", again=True)} if wire.always_old else {}
         new = {"KEY": self.key("c"), "IMAGE": self.image("c")}
         old = {"OLD_KEY": self.key("o"), "OLD_IMAGE": self.image("o", old_columns, self._not_null)}
         deleted = self.envelope(Operation.DELETE, before=True, after=False)
@@ -325,10 +366,9 @@ class _Code:
             frame,
             "update",
             _fill(
-                _UPDATE,
-                lines | again,
-                **new,
-                **old,
+                _REWRITE if wire.parts else _UPDATE,
+                lines | self.parts() if wire.parts else lines,
+                **(new | old | self.images() if wire.parts else new | old),
                 HAS_OLD=wire.has_old,
                 VALUE=self.envelope(Operation.UPDATE, before=True, after=True),
                 DELETED=deleted,
@@ -361,22 +401,43 @@ class _Code:
     def _function(self, frame: str, name: str, make: str, append: str, used: str) -> str:
         return _fill(frame, {"make": make, "append": append}, NAME=name, USED=used)
 
-    def read(self, prefix: str, sent: Collection[str] | None = None, *, again: bool = False) -> str:
-        """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns.
-
-        `again`: an old image with all columns has been read into ``o0``… before.
-        """
+    def read(self, prefix: str, sent: Collection[str] | None = None) -> str:
+        """Statements that read a row image into ``{prefix}0``, ``{prefix}1``…; `sent` None: it has all columns."""
         return "\n".join(
-            _fill(
-                self._wire.value(index),
-                {"value": self._value(index, column, prefix, again), "null": self._null(index, prefix)},
-            )
-            if sent is None or column.name in sent
-            else self._wire.skip.strip("\n")
+            self._column(index, prefix) if sent is None or column.name in sent else self._wire.skip.strip("\n")
             for index, column in enumerate(self._schema.columns)
         )
 
-    def _value(self, index: int, column: Column, prefix: str, again: bool) -> str:
+    def _column(self, index: int, prefix: str) -> str:
+        """Statements that read a column."""
+        code = {"value": self._value(index, prefix), "null": self._null(index, prefix)}
+        return _fill(self._wire.value(index), code)
+
+    def parts(self) -> dict[str, str]:
+        """Statements that read both images of an update in parts, rendered: ``old0``…, ``new0``…"""
+        old: list[str] = []
+        new: list[str] = []
+        for number, part in enumerate(self._wire.parts):
+            same = " and ".join(filter(None, [f"m[i:e] == raw{number}", part.same_nulls]))
+            names = {"RAW": f"raw{number}", "OLD": f"old{number}", "NEW": f"new{number}", "SAME": same}
+            keys = [f"c{form} = o{form}" for index in part.columns for form in self._in_key(index)]
+            for template, prefix, found in ((_OLD_PART, "o", old), (_NEW_PART, "c", new)):
+                read = "\n".join(self._column(index, prefix) for index in part.columns)
+                members = [self._member(index) for index in part.columns]
+                names["MEMBERS"] = _format(b",".join(members), [f"{prefix}{index}" for index in part.columns])
+                found.append(_fill(template, {"read": read, "keys": "\n".join(keys)}, **names))
+        return {"read_old": "\n".join(old), "read": "\n".join(new)}
+
+    def images(self) -> dict[str, str]:
+        """The expressions of both images of an update, from their parts."""
+        count = len(self._wire.parts)
+        template = b"{" + b",".join([b"%b"] * count) + b"}"
+        return {
+            f"{name}IMAGE": _format(template, [f"{part}{number}" for number in range(count)])
+            for name, part in (("OLD_", "old"), ("", "new"))
+        }
+
+    def _value(self, index: int, prefix: str) -> str:
         """Statements that render ``v``, and once more as it stands in the key where that differs (``{prefix}k0``)."""
         native = self._use(self._native[index])
         rendered = self._use(self._rendering[index])
@@ -387,22 +448,21 @@ class _Code:
             lines.append('v = b"%d" % v')
         elif self._rendering[index].quoted and not self._bare[index]:
             rendered = f"b'\"%b\"' % {rendered}"
-        if rendered != "v" and not self._numbers[index] and self._wire.always_old:
-            if prefix == "o":
-                lines.append(f"w{index} = v")
-            elif again:
-                rendered = f"o{index} if v == w{index} else {rendered}"
         lines.append(f"{prefix}{index} = {rendered}")
-        form = key_form(column) if index in self._key.values() else None
+        form = key_form(self._schema.columns[index]) if index in self._key.values() else None
         if form is not None:
             lines += [f"v = {self._use(form)}", f"{prefix}k{index} = {rendered}"]
         return "\n".join(lines)
 
+    def _in_key(self, index: int) -> list[str]:
+        """What follows the prefix in the names of a column's value where it is part of the key."""
+        if index not in self._key.values():
+            return []
+        return [f"{index}"] if key_form(self._schema.columns[index]) is None else [f"{index}", f"k{index}"]
+
     def _null(self, index: int, prefix: str) -> str:
         if index in self._key.values() or self._bare[index]:
             return "raise ValueError"
-        if prefix == "o" and self._wire.always_old:
-            return f'w{index}, o{index} = None, b"null"'
         return f'{prefix}{index} = b"null"'
 
     def _member(self, index: int) -> bytes:
@@ -421,7 +481,7 @@ class _Code:
         members, values = [], []
         for index in self._key.values():
             members.append(self._member(index))
-            values.append(f"{prefix}{index}" if key_form(self._schema.columns[index]) is None else f"{prefix}k{index}")
+            values.append(f"{prefix}{self._in_key(index)[-1]}")
         return _format(b"{" + b",".join(members) + b"}", values)
 
     def image(self, prefix: str, sent: Collection[str] | None = None, not_null: Collection[str] = ()) -> str:

@@ -6,16 +6,17 @@ its own; for other types the code calls what the plain way calls.
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from cdc.compile import CompiledRows, Wire, compile_rows
+from cdc.compile import CompiledRows, Part, Wire, compile_rows
 from cdc.event import Value
 from cdc.formats import Fragment
 from connectors.mysql.charsets import charset
 from connectors.mysql.envelope import BLOCK
-from connectors.mysql.numbers import decimal_size, double_text, groups
+from connectors.mysql.numbers import double_text, groups
 from connectors.mysql.tablemap import ColumnType, MapColumn, TableMap
 from connectors.mysql.temporal import FRACTION_BYTES, clock_text, date_text, day_text, timestamp_text
 from connectors.mysql.values import declared_type, is_text, layout, length_size
@@ -45,6 +46,15 @@ v = b"%a" % x
 if b"e" in v or v[-2:] == b".0" or not -1e15 < x < 1e15:
     v = double(x)"""
 """Most numbers are printed as Python prints them."""
+_PART: Final = 3
+"""How many columns are compared at once with those of the old image."""
+_LETTERS: Final = {1: "B", 2: "H", 3: "BH", 4: "I", 5: "BI"}
+_NUMBER: Final = re.compile(r"NUMBER\[(.+?)\]")
+"""Stands in code for what unpacks numbers of this layout."""
+_FRACTION: Final = """
+if f:
+    v += stripped[f // 1000] if not f % 1000 else (b"%b%03d" % (thousandths[f // 1000], f % 1000)).rstrip(b"0")"""
+"""Most fractions are of milliseconds."""
 _NUMBERS: Final = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.UINT64})
 
 
@@ -66,8 +76,8 @@ def compile_table_map(table: TableMap, schema: TableSchema, declared: Mapping[st
             open=opening,
             value=lambda index: wire.codes[index],
             close=_CLOSE,
-            open_old=opening,
-            has_old="True",
+            open_old=f"{opening}\nold_nulls = nulls",
+            parts=wire.parts,
             block=BLOCK,
             place=("place", "ordinal - first"),
             names=wire.names,
@@ -88,27 +98,34 @@ class _TableWire:
         self._declared = declared
         self.names: dict[str, object] = {
             "little": int.from_bytes,
-            "big": int.from_bytes,
             "dates": _DATES,
             "days": _DAYS,
             "clocks": _CLOCKS,
             "epoch_days": _EPOCH_DAYS,
             "epoch_clocks": _EPOCH_CLOCKS,
+            "thousandths": _THOUSANDTHS,
+            "stripped": _STRIPPED,
             "zero": _zero_timestamp,
             "double": _double,
             "native": _native,
         }
-        self._runs = self._fused()
+        count = len(self._columns)
+        ranges = [range(first, min(first + _PART, count)) for first in range(0, count, _PART)]
+        self.parts = [Part(columns, self._same_nulls(columns)) for columns in ranges]
+        self._runs = {index: code for columns in ranges for index, code in self._fused(columns).items()}
         self.codes = [self._value(index) for index in range(len(self._columns))]
         """The code of each column: see :attr:`cdc.compile.Wire.value`."""
 
-    def _fused(self) -> dict[int, str]:
+    def _same_nulls(self, indices: range) -> str:
+        nullable = sum(1 << index for index in indices if self._columns[index].nullable)
+        return f"not (nulls ^ old_nulls) & {nullable}" if nullable else ""
+
+    def _fused(self, indices: range) -> dict[int, str]:
         """For columns of a fixed size that are never null, and stand side by side: one call reads them all."""
         runs: dict[int, str] = {}
         run: list[int] = []
-        for i in range(len(self._columns) + 1):
-            column = self._columns[i] if i < len(self._columns) else None
-            if column is not None and not column.nullable and column.type in _STRUCTS:
+        for i in [*indices, None]:
+            if i is not None and not self._columns[i].nullable and self._columns[i].type in _STRUCTS:
                 run.append(i)
                 continue
             if len(run) > 1:
@@ -133,11 +150,11 @@ class _TableWire:
         declared = declared_type(column, self._declared.get(column.name, ""))
         written = None if declared else _CODES.get(column.type)
         code = (written(column) if written else "") or self._called(column)
-        if "NUMBER" in code:
-            self.names[f"n{index}"] = struct.Struct("<" + _format(column)).unpack_from
+        if layout_ := _NUMBER.search(code):
+            self.names[f"n{index}"] = struct.Struct(layout_[1]).unpack_from
         if "CONVERT" in code:
             self.names[f"convert{index}"] = layout(column, self._declared.get(column.name, "")).convert
-        return code.replace("NUMBER", f"n{index}").replace("CONVERT", f"convert{index}")
+        return _NUMBER.sub(f"n{index}", code).replace("CONVERT", f"convert{index}")
 
     def _called(self, column: MapColumn) -> str:
         """Code that calls the plain way."""
@@ -160,7 +177,7 @@ def _counted(size: int) -> str:
 def _fixed(column: MapColumn) -> str:
     double = f"\n{_DOUBLE}" if column.type is ColumnType.DOUBLE else ""
     size = struct.calcsize(_format(column))
-    return f"(v,) = NUMBER(m, i)\ni += {size}{double}"
+    return f"(v,) = NUMBER[<{_format(column)}](m, i)\ni += {size}{double}"
 
 
 def _medium(column: MapColumn) -> str:
@@ -177,53 +194,68 @@ def _string(column: MapColumn) -> str:
     return f"{take}\nif not v.isascii():\n    v = native(CONVERT(v))" if charset(column.collation).extends_ascii else ""
 
 
+def _big(sizes: Sequence[int]) -> tuple[str, list[str]]:
+    """Code that takes big-endian numbers of `sizes` bytes, up to five, and the expression of each."""
+    letters, numbers, variables = "", [], 0
+    for size in sizes:
+        letters += _LETTERS[size]
+        number = f"x{variables}"
+        if len(_LETTERS[size]) == 2:
+            number = f"({number} << {8 * (size - 1)} | x{variables + 1})"
+        numbers.append(number)
+        variables += len(_LETTERS[size])
+    names = "".join(f"x{variable}, " for variable in range(variables))
+    return f"{names}= NUMBER[>{letters}](m, i)\ni += {sum(sizes)}\n", numbers
+
+
 def _decimal(column: MapColumn) -> str:
-    precision, scale = column.size, column.scale
-    size = decimal_size(precision, scale)
-    top, mask = 1 << 8 * size - 1, (1 << 8 * size) - 1
-    before, after = groups(precision, scale)
-    shift = 8 * size
-    parts = []
-    for members in (before, after):
-        expression = ""
-        for width, digits in members:
-            shift -= 8 * width
-            group = f"(x >> {shift} & {(1 << 8 * width) - 1})" if shift else f"(x & {(1 << 8 * width) - 1})"
-            expression = f"({expression}) * {10**digits} + {group}" if expression else group
-        parts.append(expression or "0")
-    template = f"%d.%0{scale}d" if scale else "%d"
-    numbers = f"{parts[0]}, {parts[1]}" if scale else f"{parts[0]},"
+    """Groups of digits. All bits of a negative one are inverted, also the first, which others have set."""
+    before, after = groups(column.size, column.scale)
+    sizes = [size for size, _ in before + after]
+    take, numbers = _big(sizes)
+    top = 1 << 8 * sizes[0] - 1
+    inverted = [f"({number} ^ {(1 << 8 * size) - 1})" for size, number in zip(sizes, numbers, strict=True)]
+    positive, negative = f"({numbers[0]} ^ {top})", f"({numbers[0]} ^ {top - 1})"
+
+    def text(sign: str, parts: Sequence[str]) -> str:
+        whole = _joined(parts[: len(before)], before)
+        fraction = _joined(parts[len(before) :], after)
+        return f'b"{sign}%d.%0{column.scale}d" % ({whole}, {fraction})' if after else f'b"{sign}%d" % ({whole},)'
+
     return (
-        f"x = big(m[i : i + {size}])\ni += {size}\n"
-        f'if x & {top}:\n    x ^= {top}\n    v = b"{template}" % ({numbers})\n'
-        f'else:\n    x ^= {mask ^ top}\n    v = b"-{template}" % ({numbers})'
+        f"{take}if {numbers[0]} & {top}:\n    v = {text('', [positive, *numbers[1:]])}\n"
+        f"else:\n    v = {text('-', [negative, *inverted[1:]])}"
     )
 
 
-def _fraction(column: MapColumn) -> tuple[str, str]:
-    """Code that takes the fraction from the end of ``x``, and code that adds it to ``v``."""
-    size = FRACTION_BYTES[column.size]
-    if not size:
-        return "", ""
-    microseconds = f" * {10 ** (6 - 2 * size)}" if size < 3 else ""
-    take = f"f = (x & {(1 << 8 * size) - 1}){microseconds}\nx >>= {8 * size}\n"
-    return take, '\nif f:\n    v += b".%06d" % f\n    if v[-1] == 48:\n        v = v.rstrip(b"0")'
+def _joined(parts: Sequence[str], groups_: Sequence[tuple[int, int]]) -> str:
+    """The expression of the number that groups of digits are together."""
+    expression = ""
+    for part, (_, digits) in zip(parts, groups_, strict=True):
+        expression = f"({expression}) * {10**digits} + {part}" if expression else part
+    return expression or "0"
 
 
 def _datetime(column: MapColumn) -> str:
-    size = 5 + FRACTION_BYTES[column.size]
-    take, add = _fraction(column)
-    return f"x = big(m[i : i + {size}])\ni += {size}\n{take}v = days[x >> 17] + clocks[x & 131071]{add}"
+    take, add = _moment(column, 5)
+    return f"{take}v = days[x >> 17] + clocks[x & 131071]{add}"
 
 
 def _timestamp(column: MapColumn) -> str:
-    size = 4 + FRACTION_BYTES[column.size]
-    take, add = _fraction(column)
-    return (
-        f"x = big(m[i : i + {size}])\ni += {size}\n{take}"
-        f"if x:\n    v = epoch_days[x // 86400] + epoch_clocks[x % 86400]{_indented(add)}\n"
-        f'    v += b"Z"\nelse:\n    v = zero({"f" if take else 0})'
-    )
+    take, add = _moment(column, 4)
+    text = f'v = epoch_days[x // 86400] + epoch_clocks[x % 86400]{add}\nv += b"Z"'
+    return f"{take}if x:\n    {_indented(text)}\nelse:\n    v = zero(f)"
+
+
+def _moment(column: MapColumn, size: int) -> tuple[str, str]:
+    """Code that takes the number ``x`` of `size` bytes and its fraction ``f``, and code that adds that to ``v``."""
+    digits = FRACTION_BYTES[column.size]
+    if not digits:
+        take, (whole,) = _big([size])
+        return f"{take}x, f = {whole}, 0\n", ""
+    take, (whole, fraction) = _big([size, digits])
+    factor = f" * {10 ** (6 - 2 * digits)}" if digits < 3 else ""
+    return f"{take}x, f = {whole}, {fraction}{factor}\n", _FRACTION
 
 
 def _indented(code: str) -> str:
@@ -296,6 +328,8 @@ def _day(packed: int) -> str:
     return f"{day_text(packed & 0x3FFFFF)}T"
 
 
+_THOUSANDTHS: Final = [b".%03d" % number for number in range(1000)]
+_STRIPPED: Final = [text.rstrip(b"0") for text in _THOUSANDTHS]
 _DATES: Final = _Texts(_date)
 _DAYS: Final = _Texts(_day)
 _CLOCKS: Final = _Texts(clock_text)

@@ -189,18 +189,41 @@ def binlog_tables(draw: st.DrawFn) -> BinlogTable:
     return BinlogTable(table, schema, declared, tuple(kinds))
 
 
+Cells = list[bytes | None]
+
+
 @st.composite
-def images(draw: st.DrawFn, table: BinlogTable, sent: int, odd: bool) -> bytes:
-    """A row image with the columns `sent`. `odd`: there may be nulls where the table map says that there are none."""
+def cells(draw: st.DrawFn, table: BinlogTable, odd: bool) -> Cells:
+    """The contents of a row. `odd`: there may be nulls where the table map says that there are none."""
+    found: Cells = []
+    for kind, described in zip(table.kinds, table.map.columns, strict=True):
+        nullable = (described.nullable or odd) and described.name not in table.schema.key
+        content = None if nullable and draw(st.integers(0, 4)) == 0 else draw(kind.content)
+        found.append(content)
+    return found
+
+
+@st.composite
+def rows(draw: st.DrawFn, table: BinlogTable, sent: list[int], odd: bool) -> bytes:
+    """A row with one image, or two of which the second differs in some columns from the first: the columns `sent`."""
+    row = draw(cells(table, odd))
+    images = [image(table, sent[0], row)]
+    for bitmap in sent[1:]:
+        changed = draw(st.integers(0, table.all))
+        new = draw(cells(table, odd))
+        images.append(image(table, bitmap, [new[i] if changed >> i & 1 else row[i] for i in range(len(row))]))
+    return b"".join(images)
+
+
+def image(table: BinlogTable, sent: int, row: Cells) -> bytes:
+    """A row image with the columns `sent`."""
     nulls, parts, place = 0, [], 0
-    for i, (kind, described) in enumerate(zip(table.kinds, table.map.columns, strict=True)):
+    for i, (kind, content) in enumerate(zip(table.kinds, row, strict=True)):
         if not sent >> i & 1:
             continue
-        nullable = (described.nullable or odd) and described.name not in table.schema.key
-        if nullable and draw(st.integers(0, 4)) == 0:
+        if content is None:
             nulls |= 1 << place
         else:
-            content = draw(kind.content)
             parts.append((len(content).to_bytes(kind.prefix, "little") if kind.prefix else b"") + content)
         place += 1
     return nulls.to_bytes((place + 7) // 8, "little") + b"".join(parts)
@@ -213,6 +236,5 @@ def rows_events(draw: st.DrawFn, table: BinlogTable, complete: bool = True, odd:
     before = None if operation is Operation.CREATE else draw(sent)
     after = None if operation is Operation.DELETE else draw(sent)
     chosen = [bitmap for bitmap in (before, after) if bitmap is not None]
-    row = st.tuples(*(images(table, bitmap, odd) for bitmap in chosen)).map(b"".join)
-    body = b"".join(draw(st.lists(row, max_size=4)))
+    body = b"".join(draw(st.lists(rows(table, chosen, odd), max_size=4)))
     return Rows(operation, 7, True, len(table.kinds), before, after, False, body)
