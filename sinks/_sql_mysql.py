@@ -6,7 +6,7 @@ logical type                     column
 ``uint64``                       ``BIGINT UNSIGNED``
 ``decimal``, p ≤ 65, 0 ≤ s ≤ 30  ``DECIMAL(p,s)``; a NaN is rejected
 other ``decimal``                ``LONGTEXT``, the digits as the database prints them
-``float32 float64``              ``DOUBLE``; NaN and the infinities are rejected, -0 becomes 0
+``float32 float64``              ``DOUBLE``; NaN and the infinities are rejected; MariaDB makes 0 of -0
 ``bytes``                        ``LONGBLOB``
 ``uuid``                         ``CHAR(36)``
 ``date``, ``time``               the same; a date BC, after the year 9999 or infinite is rejected

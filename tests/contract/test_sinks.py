@@ -25,7 +25,7 @@ ITEMS = table()
 PROFILES = ("readable", "debezium")
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sinks.known()])
+@pytest.fixture(params=sinks.parameters(*sinks.known()))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = sinks.load(request.param)(request, tmp_path)
     yield store

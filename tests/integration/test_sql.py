@@ -27,7 +27,7 @@ TOPIC = ITEMS.schema.topic
 POSTGRES, MARIADB = "sql_postgres", "sql_mariadb"
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (POSTGRES, MARIADB)])
+@pytest.fixture(params=sinks.parameters(POSTGRES, MARIADB))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = sinks.load(request.param)(request, tmp_path)
     yield store
@@ -176,7 +176,7 @@ def test_another_sink_needs_a_schema_of_its_own(make: MakeSink) -> None:
         make("second")
 
 
-@pytest.mark.parametrize("store", [pytest.param(POSTGRES, marks=pytest.mark.xdist_group(POSTGRES))], indirect=True)
+@pytest.mark.parametrize("store", sinks.parameters(POSTGRES), indirect=True)
 def test_rows_of_more_types_than_a_table_has_columns(make: MakeSink) -> None:
     sink = make()
     values = {Kind.INT16: 7, Kind.DATE: "2026-01-31"}

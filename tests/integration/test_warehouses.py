@@ -23,7 +23,7 @@ STORES = ("duckdb", "sql_postgres", "sql_mariadb")
 MakeSink = Callable[..., Sink]
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in STORES])
+@pytest.fixture(params=sinks.parameters(*STORES))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     store = sinks.load(request.param)(request, tmp_path)
     yield store

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from cdc import registry
 from cdc.event import Value
@@ -24,10 +25,18 @@ from schemas.types import LogicalType
 PIPELINE = "shop"
 SINK = "copy"
 
+_GROUPS = {"sql_mysql": "mysql"}
+"""The xdist groups of stores whose server is another group's, too; each other store has one named as itself."""
+
 
 def known() -> list[str]:
     """Names of the stores that have a module here."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def parameters(*names: str) -> list[ParameterSet]:
+    """The stores named `names` as parameters, the tests of each in one worker: it starts one server."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(_GROUPS.get(name, name))) for name in names]
 
 
 def load(name: str) -> type[Store]:

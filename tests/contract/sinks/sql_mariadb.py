@@ -34,9 +34,10 @@ class SqlMariaDbStore(Store):
     """One server for all tests; the database is dropped for each."""
 
     type = "sql"
+    server = "mariadb"
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        self._server: MariaDbServer = request.getfixturevalue("mariadb")
+        self._server: MariaDbServer = request.getfixturevalue(self.server)
         self._server.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
     def config(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class SqlMariaDbStore(Store):
         self._server.start()
 
     def stop(self) -> None:
-        self._server.start()
+        self._server.start().execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_sql_target, "is_newer", lambda *_: true())
