@@ -101,9 +101,10 @@ class MySqlServer(SqlServer):
         uuid="CHAR(36)",
     )
 
-    def connect_arguments(self, ca: Path | None, *, local: bool) -> dict[str, Any]:
+    def connect_arguments(self, password: str | None, ca: Path | None, *, local: bool) -> dict[str, Any]:
         verified = ca is not None or not local
         return {
+            "password": (password or "").encode(),  # PyMySQL would encode it in Latin-1
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": SILENCE_SECONDS,
             "write_timeout": SILENCE_SECONDS,

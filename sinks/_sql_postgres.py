@@ -84,9 +84,10 @@ class PostgresServer(SqlServer):
         any_decimal="NUMERIC",
     )
 
-    def connect_arguments(self, ca: Path | None, *, local: bool) -> dict[str, Any]:
+    def connect_arguments(self, password: str | None, ca: Path | None, *, local: bool) -> dict[str, Any]:
         trusted = {"sslmode": "verify-full", "sslrootcert": str(ca or "system")} if ca or not local else {}
         return {
+            "password": password,
             "connect_timeout": CONNECT_SECONDS,
             "application_name": "cdc",
             "client_encoding": "UTF8",

@@ -46,8 +46,8 @@ class SqlServer(ABC):
     types: ClassVar[TypeNames]
 
     @abstractmethod
-    def connect_arguments(self, ca: Path | None, *, local: bool) -> dict[str, Any]:
-        """What the driver needs to know besides address and credentials.
+    def connect_arguments(self, password: str | None, ca: Path | None, *, local: bool) -> dict[str, Any]:
+        """What the driver needs to know besides address and user.
 
         TLS is verified unless the server is on this machine (`local`), against `ca` if there is one.
         """

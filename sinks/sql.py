@@ -117,8 +117,8 @@ class SqlSink(Sink):
         self._tables: Tables | None = None
         password = config.password.get_secret_value() if config.password else url.password
         self._engine = create_engine(
-            URL.create(self._server.driver, url.username, password, url.host, url.port, url.database),
-            connect_args=self._server.connect_arguments(config.ca, local=is_on_this_machine(str(url.host))),
+            URL.create(self._server.driver, url.username, None, url.host, url.port, url.database),
+            connect_args=self._server.connect_arguments(password, config.ca, local=is_on_this_machine(str(url.host))),
             isolation_level="READ COMMITTED",
             pool_size=1,
             max_overflow=0,

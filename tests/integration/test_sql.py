@@ -19,12 +19,13 @@ from sinks.sql import SqlConfig, SqlSink
 from tests.contract import sinks
 from tests.contract.sinks import Store
 from tests.contract.sinks._tables import DECIMAL, INT, TEXT, claim, table, write
+from tests.contract.sinks.sql_mariadb import SqlMariaDbStore
 from tests.servers import free_port
 from tests.servers.tls import certificate
 
 ITEMS = table()
 TOPIC = ITEMS.schema.topic
-POSTGRES, MARIADB = "sql_postgres", "sql_mariadb"
+POSTGRES, MARIADB, MYSQL = "sql_postgres", "sql_mariadb", "sql_mysql"
 
 
 @pytest.fixture(params=sinks.parameters(POSTGRES, MARIADB))
@@ -296,6 +297,20 @@ def test_a_server_that_is_not_there_or_lets_nobody_in(make: MakeSink, store: Sto
             make(url=wrong.render_as_string(hide_password=False), schema="x", password="canary-secret")
         assert "canary" not in str(raised.value)
     assert make().check()[0].message.startswith("sink copy: ")
+
+
+@pytest.mark.parametrize("store", sinks.parameters(MARIADB, MYSQL), indirect=True)
+def test_a_password_of_any_letters(make: MakeSink, store: SqlMariaDbStore) -> None:
+    server, password = store.server, "canary-pä$€ '\\"
+    server.execute("DROP USER IF EXISTS probe@localhost")
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE USER probe@localhost IDENTIFIED BY %s", (password,))
+        cursor.execute("GRANT ALL ON *.* TO probe@localhost")
+    try:
+        url = make_url(store.config()["url"]).set(username="probe").render_as_string()
+        assert query(make(url=url, password=password), "SELECT current_user()") == [("probe@localhost",)]
+    finally:
+        server.execute("DROP USER probe@localhost")
 
 
 def test_with_a_ca_a_server_without_tls_is_refused(make: MakeSink, tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ class SqlMariaDbStore(Store):
     """One server for all tests; the database is dropped for each."""
 
     type = "sql"
-    server = "mariadb"
+    fixture = "mariadb"
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
-        self._server: MariaDbServer = request.getfixturevalue(self.server)
-        self._server.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+        self.server: MariaDbServer = request.getfixturevalue(self.fixture)
+        self.server.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
     def config(self) -> dict[str, Any]:
-        return {"url": self._server.url, "schema": DATABASE}
+        return {"url": self.server.url, "schema": DATABASE}
 
     def rows(self, schema: TableSchema) -> dict[bytes, dict[str, Value]]:
         sink: sql.SqlSink = self.sink()  # type: ignore[assignment]
@@ -70,13 +70,13 @@ class SqlMariaDbStore(Store):
         return rows
 
     def cut(self) -> None:
-        self._server.kill()
+        self.server.kill()
 
     def mend(self) -> None:
-        self._server.start()
+        self.server.start()
 
     def stop(self) -> None:
-        self._server.start().execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+        self.server.start().execute(f"DROP DATABASE IF EXISTS {DATABASE}")
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_sql_target, "is_newer", lambda *_: true())

@@ -10,7 +10,7 @@ from tests.contract.sinks.sql_mariadb import SqlMariaDbStore
 class SqlMySqlStore(SqlMariaDbStore):
     """As on MariaDB."""
 
-    server = "mysql_source"
+    fixture = "mysql_source"
 
     def held_as(self, type_: LogicalType, value: Value) -> Value:
         return value
