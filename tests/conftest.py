@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.servers.kafka",
     "tests.servers.mariadb",
     "tests.servers.mysql",
+    "tests.servers.mysql56",
     "tests.servers.opensearch",
     "tests.servers.elasticsearch",
     "tests.servers.redis",

@@ -21,6 +21,7 @@ from connectors.mysql.settings import check_retention, check_settings
 from tests.integration.mysql.conftest import Database, database
 from tests.integration.scripted import invoke
 from tests.servers import wait_until
+from tests.servers.mariadb import MariaDbServer
 
 __all__ = ["database"]
 
@@ -239,3 +240,19 @@ def test_a_purged_binlog_is_a_gap_that_snapshot_mends(user: User) -> None:
     user.catch_up()
     assert user.stored() == {2: "Grace"}
     assert "warning" not in user.source()
+
+
+def test_a_server_that_is_too_old_is_refused(mysql56: MariaDbServer, tmp_path: Path) -> None:
+    mysql56.execute("CREATE DATABASE shop", "CREATE TABLE shop.items (id int PRIMARY KEY)")
+    sentence = "the source's server is MySQL 5.6.24-log, which is too old"
+    init = ("init", "--from", mysql56.url, "--tables", "shop.*", "--sink", "duckdb")
+    done = invoke(tmp_path, os.environ, *init)
+    assert (done.exit_code, sentence in done.output) == (1, True), done.output
+    (tmp_path / "cdc.yaml").write_text(
+        f"version: 1\nsources: {{db: {{type: mysql, url: '{mysql56.url}', tables: ['shop.*']}}}}\n"
+        "sinks: {duckdb: {type: duckdb, path: warehouse.duckdb}}\n"
+    )
+    for command, code in ((("validate", "--connect"), 5), (("run", "--only", "source/db", "--until-caught-up"), 1)):
+        done = invoke(tmp_path, os.environ, *command)
+        assert (done.exit_code, sentence in done.output) == (code, True), done.output
+        assert "MySQL 8.0 or later is needed" in done.output

@@ -25,6 +25,7 @@ class MariaDbServer:
     """
 
     name = "MariaDB"
+    users = "CREATE USER IF NOT EXISTS cdc@localhost;\nGRANT ALL ON *.* TO cdc@localhost WITH GRANT OPTION;\n"
 
     def __init__(self, binary: str, folder: Path, url: str = "", options: Sequence[str] = ()) -> None:
         self.port = free_port()
@@ -43,8 +44,7 @@ class MariaDbServer:
         if not self._theirs and not self.running():
             if not self.cluster.exists():
                 self._make(self.cluster)
-            users = "CREATE USER IF NOT EXISTS cdc@localhost;\nGRANT ALL ON *.* TO cdc@localhost WITH GRANT OPTION;\n"
-            (self._folder / "users.sql").write_text(f"SET sql_log_bin = 0;\n{users}")
+            (self._folder / "users.sql").write_text(f"SET sql_log_bin = 0;\n{self.users}")
             options = [f"--datadir={self.cluster}", f"--port={self.port}", f"--socket={self._folder / 'socket'}"]
             options += ["--bind-address=127.0.0.1", "--user=root", "--innodb-flush-log-at-trx-commit=2"]
             # A server that starts deletes the temporary tables that it finds, those of others in /tmp too.
