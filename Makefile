@@ -5,7 +5,7 @@ DURATION ?=
 SOURCE ?=
 SEEDS ?= 1,2,3,4
 
-.PHONY: demo test lint bench docs torture-path clean
+.PHONY: demo test lint bench docs torture-path test-mariadb-sid clean
 
 demo: $(VENV)/.demo  ## A shop's database and three stores that follow it; DURATION=20 ends by itself; SOURCE=mysql
 	@$(BIN)/cdc demo $(if $(DURATION),--duration $(DURATION)) $(if $(SOURCE),--source $(SOURCE))
@@ -29,6 +29,10 @@ torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores; SE
 	CDC_TORTURE_SEEDS=$(SEEDS) CDC_TORTURE_DEATHS=40 CDC_TORTURE_BIG=1000000 CDC_TORTURE_SECONDS=60 \
 		CDC_TORTURE_TIMEOUT=3600 CDC_TORTURE_STORES=duckdb,tantivy,redis,opensearch,sql_postgres \
 		$(BIN)/pytest tests/faults tests/integration/mysql/test_failover.py -p no:cacheprovider --timeout 3600
+
+test-mariadb-sid: $(VENV)/.test  ## What is tested on MariaDB, on Debian sid's, which is newer than Debian's
+	CDC_TEST_MARIADB=sid CDC_TORTURE_BIG=20000 $(BIN)/pytest -n 2 --dist loadgroup \
+		-k 'mariadb or two_databases' tests/contract tests/integration tests/faults
 
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

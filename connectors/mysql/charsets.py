@@ -228,7 +228,7 @@ _COLLATIONS: Final = {
     "utf16": (*range(54, 56), *range(101, 125), *range(672, 675)),
     "utf16le": (56, 62),
     "utf32": (*range(60, 62), *range(160, 184), *range(736, 739)),
-    "utf8mb3": (33, 76, 83, *range(192, 216), 223, *range(576, 579)),
+    "utf8mb3": (33, 76, 83, *range(192, 216), 223, *range(576, 580)),
     "utf8mb4": (
         *range(45, 47),
         *range(224, 248),
@@ -238,7 +238,7 @@ _COLLATIONS: Final = {
         *range(296, 299),
         300,
         *range(303, 324),
-        *range(608, 611),
+        *range(608, 612),
     ),
 }
 """MySQL's numbers. MariaDB's are these, their copies without padding 1024 further on, and from 2048 those of UCA 14."""

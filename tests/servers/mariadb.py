@@ -1,4 +1,4 @@
-"""A real MariaDB server: Debian's."""
+"""A real MariaDB server: Debian's, or with ``CDC_TEST_MARIADB=sid`` the newer one of Debian sid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pymysql
 import pytest
 
-from tests.servers import apt, free_port, start, stop, unavailable, wait_until
+from tests.servers import apt, free_port, sid, start, stop, unavailable, wait_until
 
 
 class MariaDbServer:
@@ -115,6 +115,10 @@ class MariaDbServer:
                 cursor.execute(statement)
             return list(cursor.fetchall())
 
+    def offers_tls(self) -> bool:
+        """Whether it encrypts, as MySQL and newer MariaDB do by themselves."""
+        return self.name == "MySQL" or self.execute("SELECT @@have_ssl") == [("YES",)]
+
     def binlog(self) -> Path:
         """The binlog file that is being written; what has been committed is in it."""
         if self._theirs:
@@ -129,8 +133,8 @@ class MariaDbServer:
     def _initialise(self, cluster: Path) -> list[str]:
         return ["mariadb-install-db", "--no-defaults", f"--datadir={cluster}", "--user=root", "--skip-test-db"]
 
-    def _make(self, cluster: Path) -> None:
-        made = subprocess.run(self._initialise(cluster), capture_output=True, check=False)
+    def _make(self, cluster: Path, statements: bytes = b"") -> None:
+        made = subprocess.run(self._initialise(cluster), input=statements, capture_output=True, check=False)
         if made.returncode != 0:
             pytest.fail(f"{self.name} in {self._folder} could not be made: {made.stderr.decode(errors='replace')}")
 
@@ -143,6 +147,27 @@ class MariaDbServer:
         except pymysql.err.OperationalError:
             return False
         return True
+
+
+class SidMariaDbServer(MariaDbServer):
+    """As :class:`MariaDbServer`; the binary is the root folder of the unpacked packages."""
+
+    def _program(self) -> list[str]:
+        root = Path(self._binary)
+        share = root / "usr/share/mariadb"
+        options = ["--no-defaults", f"--basedir={root / 'usr'}", f"--lc-messages-dir={share}"]
+        return [*sid.program(root, "mariadbd"), *options, f"--character-sets-dir={share / 'charsets'}"]
+
+    def _initialise(self, cluster: Path) -> list[str]:
+        return [*self._program(), f"--datadir={cluster}", "--user=root", "--bootstrap", "--log-warnings=0"]
+
+    def _make(self, cluster: Path, statements: bytes = b"") -> None:
+        """As ``mariadb-install-db``, which knows no program with a loader of its own."""
+        cluster.mkdir()
+        names = ("mariadb_system_tables", "mariadb_performance_tables", "mariadb_system_tables_data")
+        files = [Path(self._binary) / f"usr/share/mariadb/{name}.sql" for name in names]
+        begin = b"CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket = NULL;\n"
+        super()._make(cluster, begin + b"".join(file.read_bytes() for file in files))
 
 
 def mariadb_binary() -> str:
@@ -163,11 +188,20 @@ BINLOG = (
 """Options of a server that is a source."""
 
 
+_GIVEN = os.environ.get("CDC_TEST_MARIADB", "")
+
+
+def _server(folder: Path, *options: str) -> MariaDbServer:
+    """A server of our own."""
+    if _GIVEN == "sid":
+        return SidMariaDbServer(str(sid.unpacked("MariaDB", "mariadb-server-core")), folder, options=options)
+    return MariaDbServer(mariadb_binary(), folder, options=options)
+
+
 @pytest.fixture(scope="session")
 def mariadb_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDbServer]:
     """A MariaDB server of our own that writes a binlog. Modules that use it share the xdist group ``mysql``."""
-    options = [*BINLOG, "--binlog-checksum=CRC32"]
-    server = MariaDbServer(mariadb_binary(), tmp_path_factory.mktemp("mariadb-source"), options=options)
+    server = _server(tmp_path_factory.mktemp("mariadb-source"), *BINLOG, "--binlog-checksum=CRC32")
     try:
         yield server.start()
     finally:
@@ -177,8 +211,8 @@ def mariadb_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDbServer]:
     """A MariaDB server: the one of ``CDC_TEST_MARIADB``, or one of our own."""
-    url = os.environ.get("CDC_TEST_MARIADB", "")
-    server = MariaDbServer("" if url else mariadb_binary(), tmp_path_factory.mktemp("mariadb"), url)
+    folder = tmp_path_factory.mktemp("mariadb")
+    server = MariaDbServer("", folder, _GIVEN) if "://" in _GIVEN else _server(folder)
     try:
         yield server.start()
     finally:
