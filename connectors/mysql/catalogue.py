@@ -15,10 +15,10 @@ from cdc.source.tables import capturable
 from connectors.mysql.charsets import BINARY
 from connectors.mysql.client import Server, query
 from connectors.mysql.config import MysqlConfig
-from connectors.mysql.definitions import DECLARED, Definition, Indescribable, described, quote
+from connectors.mysql.definitions import Definition, Indescribable, described, quote
 from connectors.mysql.rows import columns
 from connectors.mysql.tablemap import MapColumn
-from connectors.mysql.values import column_type
+from connectors.mysql.values import DECLARED, column_type
 from schemas.table import Column
 
 SYSTEM_SCHEMAS: Final = frozenset({"information_schema", "mysql", "ndbinfo", "performance_schema", "sys"})
@@ -39,7 +39,7 @@ class CatalogTable:
     columns: tuple[MapColumn, ...] = ()
     key: tuple[str, ...] = ()
     declared: Mapping[str, str] = field(default_factory=dict)
-    """Columns whose type the binlog does not tell: ``uuid``, ``inet4`` or ``inet6`` by name."""
+    """Columns whose type the binlog does not tell: ``uuid``, ``inet4``, ``inet6`` or ``vector`` by name."""
     rows: int | None = None
     """How many there are, as the server estimates."""
     bytes: int = 0

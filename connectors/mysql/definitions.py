@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from connectors.mysql.charsets import charset
 from connectors.mysql.tablemap import ColumnType, GeometryType, MapColumn
-from connectors.mysql.values import INTEGERS
+from connectors.mysql.values import BINARIES, INTEGERS
 
 
 class Definition(NamedTuple):
@@ -34,12 +34,10 @@ class Indescribable(Exception):
         self.clause = clause
 
 
-DECLARED: Final = {"uuid": 16, "inet4": 4, "inet6": 16}
-"""Bytes of MariaDB's types that the binlog has as binary strings."""
 _BLOBS: Final = {"tiny": 1, "": 2, "medium": 3, "long": 4}
 _FIXED: Final = {
     **{name: (type_, 0) for type_, (_, name, _, _) in INTEGERS.items()},
-    **{name: (ColumnType.STRING, size) for name, size in DECLARED.items()},
+    **{name: (ColumnType.STRING, size) for name, size in BINARIES.items()},
     **{prefix + kind: (ColumnType.BLOB, size) for prefix, size in _BLOBS.items() for kind in ("text", "blob")},
     **{kind.name.lower(): (ColumnType.GEOMETRY, 4) for kind in GeometryType},
     "geomcollection": (ColumnType.GEOMETRY, 4),
@@ -70,8 +68,10 @@ def described(column: Definition, *, mariadb: bool) -> MapColumn:
     if "mariadb-5.3" in column.column_type and not members:
         raise Indescribable(f"column {column.name} has its times in the format of MariaDB 5.3", "FORCE")
     type_, size, scale = _type(column, len(members))
-    if type_ is None or (mariadb and type_ is ColumnType.VECTOR):
+    if type_ is None:
         raise Indescribable(f"the type {kind} of column {column.name} is not captured", _modify(column))
+    if mariadb and type_ is ColumnType.VECTOR:
+        type_, size = ColumnType.VARCHAR, column.octets or 0
     if "COMPRESSED" in column.column_type and type_ is ColumnType.VARCHAR:
         type_, size = ColumnType.VARCHAR_COMPRESSED, size + 1  # for the header
     elif "COMPRESSED" in column.column_type and type_ is ColumnType.BLOB:

@@ -29,7 +29,7 @@ class Described(Protocol):
 
 def columns(table: Described, declared: Mapping[str, str]) -> tuple[Column, ...]:
     """The columns as the schema has them. `declared` has the names of types that the binlog does not tell (MariaDB's
-    ``uuid``, ``inet4``, ``inet6``) by name of the column."""
+    ``uuid``, ``inet4``, ``inet6``, ``vector``) by name of the column."""
     described = []
     for column in table.columns:
         type_, native = column_type(column, declared.get(column.name, ""))

@@ -77,11 +77,13 @@ def split_row(row: bytes) -> list[bytes | None]:
 def compile_select(schema: TableSchema, table: CatalogTable) -> CompiledRead:
     """The function that turns rows of :func:`select_list` into records; `schema` has the same columns, in order."""
     more = len(select_list(table)) - len(table.columns)
-    codes = [_code(index, column, table.declared.get(column.name, "")) for index, column in enumerate(table.columns)]
     names: dict[str, object] = {"length": _length, "single": _single}
+    codes = []
     for index, column in enumerate(table.columns):
-        if column.type is ColumnType.VECTOR:
-            names[f"convert{index}"] = layout(column).convert
+        declared = table.declared.get(column.name, "")
+        codes.append(_code(index, column, declared))
+        if f"convert{index}" in codes[index]:
+            names[f"convert{index}"] = layout(column, declared).convert
     wire = Wire(
         lambda *_: Fragment("v"),
         open="e = 0",
@@ -116,8 +118,8 @@ def _code(index: int, column: MapColumn, declared: str) -> str:
 def _conversion(index: int, column: MapColumn, declared: str) -> str:
     """Code that makes the native form of the text, which is between ``i`` and ``e``."""
     whole = "v = m[i:e]"
-    if declared_type(column, declared):
-        return whole
+    if found := declared_type(column, declared):
+        return f"v = convert{index}(m[i:e])" if found == "vector" else whole
     if column.type in INTEGERS or column.type is ColumnType.YEAR:
         return f"{whole}\n{_UNPADDED}" if column.unsigned or column.type is ColumnType.YEAR else whole
     fraction = f"\n{_FRACTION}" if column.size else ""

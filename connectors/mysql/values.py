@@ -6,8 +6,8 @@ generator, and a property test holds them equal.
 Types, where it is not obvious: every integer has the smallest signed kind that holds it (``bigint unsigned``:
 ``uint64``), ``year`` is an integer (0 is the year 0000), ``bit(1)`` is a boolean and ``bit(n)`` its bytes as the
 server sends them, a ``set`` is text with commas, a geometry its bytes as the server stores them (SRID and WKB), a
-vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``, ``inet6`` in the binlog, where they are
-``binary``: who knows better passes the name of the type as `declared`.
+vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``, ``inet6``, ``vector`` in the binlog, where
+they are ``binary`` and ``varbinary``: who knows better passes the name of the type as `declared`.
 
 Times have no precision, whatever the column's: they are durations, signed and up to 838 hours, and Debezium has them
 in microseconds.
@@ -49,8 +49,14 @@ INTEGERS: Final = {
 """Bytes, name, and kind of the signed and of the unsigned."""
 _BLOBS: Final = {1: "tiny", 2: "", 3: "medium", 4: "long"}
 _STRINGS: Final = {ColumnType.VARCHAR, ColumnType.VARCHAR_COMPRESSED, ColumnType.VAR_STRING, ColumnType.STRING}
-_DECLARED: Final = {"uuid": 16, "inet4": 4, "inet6": 16}
+BINARIES: Final = {"uuid": 16, "inet4": 4, "inet6": 16}
+"""Bytes of MariaDB's types that the binlog has as ``binary``."""
+DECLARED: Final = frozenset({*BINARIES, "vector"})
+"""MariaDB's types that the binlog has as bytes."""
 _COMPRESSED: Final = " /*M!100301 COMPRESSED*/"
+_VECTOR: Final = LogicalType(Kind.ARRAY, element=LogicalType(Kind.FLOAT32))
+_NUMBER: Final = struct.Struct("<f")
+"""Of a vector."""
 
 
 def is_text(column: MapColumn) -> bool:
@@ -60,14 +66,22 @@ def is_text(column: MapColumn) -> bool:
 
 def declared_type(column: MapColumn, declared: str) -> str:
     """`declared` if it is a type that the binlog has as the binary strings that this column has, else nothing."""
-    fits = column.type is ColumnType.STRING and not is_text(column) and _DECLARED.get(declared) == column.size
-    return declared if fits else ""
+    if declared == "vector":
+        fits = column.type is ColumnType.VARCHAR and column.size % _NUMBER.size == 0
+    else:
+        fits = column.type is ColumnType.STRING and BINARIES.get(declared) == column.size
+    return declared if fits and not is_text(column) else ""
 
 
 def column_type(column: MapColumn, declared: str = "") -> tuple[LogicalType, str]:
     """The logical type of a column, and the server's own name of its type."""
-    if declared_type(column, declared):
-        return LogicalType(Kind.UUID if declared == "uuid" else Kind.STRING), declared
+    match declared_type(column, declared):
+        case "uuid":
+            return LogicalType(Kind.UUID), declared
+        case "inet4" | "inet6":
+            return LogicalType(Kind.STRING), declared
+        case "vector":
+            return _VECTOR, f"vector({column.size // _NUMBER.size})"
     unsigned = " unsigned" * column.unsigned
     type_ = column.type
     fraction = f"({column.size})" if column.size else ""
@@ -108,7 +122,7 @@ def column_type(column: MapColumn, declared: str = "") -> tuple[LogicalType, str
         case ColumnType.JSON:
             return LogicalType(Kind.JSON), "json"
         case ColumnType.VECTOR:
-            return LogicalType(Kind.ARRAY, element=LogicalType(Kind.FLOAT32)), f"vector({column.dimension})"
+            return _VECTOR, f"vector({column.dimension})"
     return LogicalType(Kind.BYTES), column.geometry.name.lower()
 
 
@@ -156,7 +170,9 @@ def layout(column: MapColumn, declared: str = "") -> Layout:
     if type_ in INTEGERS:
         size, signed = INTEGERS[type_][0], not column.unsigned
         return Layout(size, 0, lambda v: int.from_bytes(v, "little", signed=signed))
-    if declared_type(column, declared):
+    if found := declared_type(column, declared):
+        if found == "vector":
+            return Layout(0, length_size(column), _vector)
         return Layout(0, length_size(column), lambda v: declared_text(declared, _padded(v, column.size)))
     match type_:
         case ColumnType.FLOAT:
@@ -330,4 +346,4 @@ def _set(members: tuple[str, ...], chosen: int) -> str:
 
 
 def _vector(v: bytes) -> list[Value]:
-    return [float_text(number) for (number,) in struct.iter_unpack("<f", v)]
+    return [float_text(number) for (number,) in _NUMBER.iter_unpack(v)]

@@ -149,6 +149,7 @@ KINDS: list[Some] = [
     Some(column(ColumnType.JSON, 4), st.sampled_from(_DOCUMENTS), 4),
     Some(column(ColumnType.VECTOR, 4, dimension=9), st.lists(exactly(4), max_size=3).map(b"".join), 4),
     Some(column(ColumnType.STRING, 16), st.binary(max_size=16), 1, "uuid"),
+    Some(column(ColumnType.VARCHAR, 12), st.lists(exactly(4), max_size=3).map(b"".join), 1, "vector"),
     Some(column(ColumnType.STRING, 4), st.binary(max_size=4), 1, "inet4"),
     Some(column(ColumnType.STRING, 16), st.binary(max_size=16), 1, "inet6"),
     Some(column(ColumnType.VARCHAR_COMPRESSED, 2000), st.binary(max_size=99).map(_compressed), 2),

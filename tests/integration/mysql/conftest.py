@@ -43,6 +43,13 @@ class Binlog:
                 cursor.execute(statement, values)
             return list(cursor.fetchall())
 
+    def vector(self) -> str:
+        """The function that makes a vector of a text; empty where there is none (MariaDB before 11.7)."""
+        if self.mysql:
+            return "STRING_TO_VECTOR"
+        ((version,),) = self.execute("SELECT VERSION()")
+        return "VEC_FromText" if tuple(map(int, version.split(".")[:2])) >= (11, 7) else ""
+
     def rotate(self) -> None:
         """Begin another file: what was written before is not looked at again."""
         self.execute("FLUSH LOGS")
