@@ -15,6 +15,6 @@ CREATE TABLE billing.invoices (
 INSERT INTO billing.customers (name, vat_id) VALUES ('Ada Ltd', 'GB1'), ('Grace Inc', NULL);
 INSERT INTO billing.invoices (customer_id, total) VALUES (1, 99.50), (2, 10);
 
-CREATE USER cdc IDENTIFIED BY 'choose one';
+CREATE USER IF NOT EXISTS cdc IDENTIFIED BY 'choose one';
 GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO cdc;
 GRANT SELECT ON billing.* TO cdc;

@@ -28,9 +28,14 @@ from ruamel.yaml import YAML
 from cdc.config.load import load
 from cdc.errors import ConfigurationError, GapError
 from cdc.worker import LAST_REPORT_SECONDS
+from connectors.mysql.client import Server as MySql
+from connectors.mysql.config import MysqlConfig
+from connectors.mysql.settings import check_settings
 from sinks._http import ANSWER_SECONDS
 from tests.integration.scripted import Scripted, scripted
 from tests.servers.kafka import kafka_jars
+from tests.servers.mariadb import MariaDbServer
+from tests.servers.mysql import MySqlServer, mysql_root
 from tests.servers.opensearch import OpenSearchServer
 from tests.servers.postgres import Database, Server, create_database, debian_binaries, drop_database
 from tests.servers.redis import RedisServer
@@ -44,6 +49,8 @@ ENVIRONMENT_FILE = (ROOT / ".env.example").read_text()
 VARIABLES = dict(re.findall(r"^(\w+)=(.*)$", ENVIRONMENT_FILE, re.MULTILINE))
 CHOSEN = {name: value or f"chosen-{name.lower()}" for name, value in VARIABLES.items()}
 EXAMPLE = ROOT / "examples" / "shop.yaml"
+BILLING_ROLE = "cdc_billing"
+"""In place of cdc, whom the tests' server knows already."""
 UNIT = ROOT / "deploy" / "cdc.service"
 DRAIN_SECONDS = ANSWER_SECONDS + LAST_REPORT_SECONDS
 """The longest that a worker takes to stop: a store's answer is waited for, then its last report is written."""
@@ -117,7 +124,7 @@ def test_variables_are_those_of_the_example_file_and_hold_no_secret() -> None:
 
 def test_example_pipeline_finds_its_servers() -> None:
     pipeline = load(EXAMPLE, environment("cdc"))
-    urls = [pipeline.sources["shop_db"].url, *(sink.url for sink in pipeline.sinks.values())]  # type: ignore[attr-defined]
+    urls = [each.url for each in (*pipeline.sources.values(), *pipeline.sinks.values())]  # type: ignore[attr-defined]
     addresses = {(parts.hostname or "", parts.port or 0) for parts in map(urlsplit, urls)}
     broker = pipeline.log.bootstrap  # type: ignore[attr-defined]
     assert broker in re.findall(r"INSIDE://([\w.:]+)", environment("kafka")["KAFKA_ADVERTISED_LISTENERS"])
@@ -128,6 +135,20 @@ def test_example_pipeline_finds_its_servers() -> None:
     assert broker in f"kafka:{' '.join(SERVICES['kafka']['healthcheck']['test']).rpartition(':')[2]}"
     hosts = {host for host, _ in addresses} | {broker.split(":")[0]}
     assert SERVICES["cdc"]["depends_on"] == {host: {"condition": "service_healthy"} for host in hosts}
+
+
+def test_mysql_is_set_up_to_be_captured(tmp_path: Path) -> None:
+    program, *options = SERVICES["mysql"]["command"]
+    assert program == "mysqld"
+    variables = MySqlServer(mysql_root(), tmp_path).variables(*options)
+    variables["log_bin"] = "ON" if variables["log_bin"] else "OFF"
+    server = MySql(False, (8, 4, 11), "", int(variables["server_id"]), None, None, variables["gtid_mode"])
+    assert list(check_settings(server, variables)) == []
+    billing = load(EXAMPLE, environment("cdc")).sources["billing_db"]
+    assert isinstance(billing, MysqlConfig)
+    assert billing.password is not None
+    role = environment("mysql")["MYSQL_USER"], environment("mysql")["MYSQL_PASSWORD"]
+    assert role == (urlsplit(billing.url).username, billing.password.get_secret_value())
 
 
 def test_kafka_is_reached_from_this_machine_where_it_says() -> None:
@@ -263,6 +284,22 @@ def shop(postgres18: Server) -> Iterator[Database]:
     drop_database(made)
 
 
+@pytest.fixture
+def billing(mariadb_source: MariaDbServer) -> Iterator[MariaDbServer]:
+    """What examples/billing.sql makes, where the role is there already: so it is in MySQL's image."""
+    mariadb_source.execute(f"CREATE USER {BILLING_ROLE} IDENTIFIED BY 'it''s'")
+    yield from made_billing(mariadb_source)
+
+
+def made_billing(server: MariaDbServer) -> Iterator[MariaDbServer]:
+    """`server` with what examples/billing.sql makes."""
+    script = (EXAMPLE.parent / "billing.sql").read_text().replace(" cdc", f" {BILLING_ROLE}")
+    statements = [statement for statement in script.partition("\n")[2].split(";\n") if statement.strip()]
+    server.execute(*statements)
+    yield server
+    server.execute("DROP DATABASE billing", f"DROP USER {BILLING_ROLE}")
+
+
 @pytest.mark.xdist_group("kafka")
 def test_service_writes_to_its_volume_only(shop: Database, tmp_path: Path) -> None:
     """Everything but the volume is read-only here, as in a container with ``--read-only``."""
@@ -313,12 +350,18 @@ def valkey(valkey_server: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.mark.xdist_group("kafka")
 def test_example_on_real_servers(
-    shop: Database, kafka: str, opensearch: OpenSearchServer, valkey: RedisServer, tmp_path: Path
+    shop: Database,
+    billing: MariaDbServer,
+    kafka: str,
+    opensearch: OpenSearchServer,
+    valkey: RedisServer,
+    tmp_path: Path,
 ) -> None:
     pipeline = f"shop{uuid.uuid4().hex[:8]}"
     (tmp_path / "cdc.yaml").write_text(EXAMPLE.read_text().replace("pipeline: shop\n", f"pipeline: {pipeline}\n"))
     addresses = {
         "DATABASE_URL": shop.dsn.replace("postgres@", "cdc@"),
+        "BILLING_URL": f"mysql://{BILLING_ROLE}@127.0.0.1:{billing.port}",
         "CDC_PASSWORD": "it's",
         "KAFKA": kafka,
         "SEARCH_URL": opensearch.url,
@@ -335,8 +378,10 @@ def test_example_on_real_servers(
     cdc("validate", "--connect")
     cdc("run", "--until-caught-up")
     with valkey.client() as client:
-        assert json.loads(client.get("customers:1"))["name"] == "Ada"
-    urllib3.request("POST", f"{opensearch.url}/{pipeline}.public.orders/_refresh", retries=False)
-    found = urllib3.request("GET", f"{opensearch.url}/{pipeline}.public.orders/_count", retries=False).json()
-    assert found["count"] == 3
+        names = [json.loads(client.get(f"{schema}:customers:1"))["name"] for schema in ("public", "billing")]
+    assert names == ["Ada", "Ada Ltd"]
+    for table, count in (("public.orders", 3), ("billing.invoices", 2)):
+        index = f"{opensearch.url}/{pipeline}.{table}"
+        urllib3.request("POST", f"{index}/_refresh", retries=False)
+        assert urllib3.request("GET", f"{index}/_count", retries=False).json()["count"] == count
     cdc("cleanup", "--yes")

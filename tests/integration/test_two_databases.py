@@ -16,7 +16,7 @@ import urllib3
 
 from cdc.config.load import load
 from cdc.config.problems import InvalidConfiguration
-from tests.integration.test_deploy import shop
+from tests.integration.test_deploy import BILLING_ROLE, made_billing, shop
 from tests.servers.mariadb import MariaDbServer
 from tests.servers.opensearch import OpenSearchServer
 from tests.servers.postgres import Database, Server, create_database, drop_database
@@ -27,8 +27,6 @@ pytestmark = pytest.mark.xdist_group("kafka")  # as test_deploy, whose role is t
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-ROLE = "cdc_billing"
-"""In place of cdc, whom the tests' server knows already."""
 TEXT = (EXAMPLES / "two_databases.yaml").read_text()
 ADDRESSES = {
     "SHOP_URL": "postgresql://cdc@localhost/shop",
@@ -47,12 +45,7 @@ def warehouse(postgres18: Server) -> Iterator[Database]:
 
 @pytest.fixture
 def billing(mariadb_source: MariaDbServer) -> Iterator[MariaDbServer]:
-    """What examples/billing.sql makes."""
-    script = (EXAMPLES / "billing.sql").read_text().replace(" cdc", f" {ROLE}")
-    statements = [statement for statement in script.partition("\n")[2].split(";\n") if statement.strip()]
-    mariadb_source.execute(*statements)
-    yield mariadb_source
-    mariadb_source.execute("DROP DATABASE billing", f"DROP USER {ROLE}")
+    yield from made_billing(mariadb_source)
 
 
 def test_both_feed_the_same_stores(
@@ -63,7 +56,7 @@ def test_both_feed_the_same_stores(
     password = quote("choose one")
     addresses = {
         "SHOP_URL": shop.dsn.replace("postgres@", "cdc@"),
-        "BILLING_URL": f"mysql://{ROLE}:{password}@127.0.0.1:{billing.port}",
+        "BILLING_URL": f"mysql://{BILLING_ROLE}:{password}@127.0.0.1:{billing.port}",
         "SEARCH_URL": opensearch.url,
         "WAREHOUSE_URL": warehouse.dsn,
     }

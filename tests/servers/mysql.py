@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,13 @@ class MySqlServer(MariaDbServer):
         options += [f"--character-sets-dir={share / 'charsets'}", f"--plugin-dir={usr / 'lib/mysql/plugin'}"]
         options += ["--secure-file-priv=NULL", f"--pid-file={self._folder / 'pid'}"]
         return [*sid.program(root, "mysqld"), *options]
+
+    def variables(self, *options: str) -> dict[str, str]:
+        """What its variables are when it is started with `options`, as it says itself; fails if it knows one not."""
+        command = [*self._program(), "--user=root", *options, "--verbose", "--help"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        table = re.findall(r"^(\w[\w-]+) +(\S*)$", said.rpartition("\n---")[2], re.MULTILINE)
+        return {name.replace("-", "_"): value for name, value in table}
 
     def _initialise(self, cluster: Path) -> list[str]:
         return [*self._program(), f"--datadir={cluster}", "--user=root", "--initialize-insecure"]
