@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from cdc import registry
 from cdc.event import Value
@@ -34,7 +33,7 @@ def known() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def parameters(*names: str) -> list[ParameterSet]:
+def parameters(*names: str) -> list[Any]:
     """The stores named `names` as parameters, the tests of each in one worker: it starts one server."""
     return [pytest.param(name, marks=pytest.mark.xdist_group(_GROUPS.get(name, name))) for name in names]
 
