@@ -115,6 +115,40 @@ def absent(column: Column, profile: str, not_null: Collection[str], old: bool) -
     return debezium.fabricated(column.type) if column.name in not_null else b"null"
 
 
+def row_keys(
+    schema: TableSchema, operation: Operation, before: Sequence[Value] | None, after: Sequence[Value] | None
+) -> list[bytes]:
+    """The record keys of one row event, each of which takes a version: two where an update changes the key, the old
+    one first. The values are those of :func:`plain_records`.
+
+    Raises DecodeError when a key column is null or was not sent.
+    """
+    values = before if operation is Operation.DELETE else after
+    if values is None:
+        raise DecodeError(f"a row of {schema.topic} came without any values")
+    key = _key(schema, values)
+    if operation is Operation.UPDATE and before is not None and _has_key(schema, before):
+        old = _key(schema, before)
+        return [old, key] if old != key else [key]
+    return [key]
+
+
+def _has_key(schema: TableSchema, values: Sequence[Value]) -> bool:
+    places = [schema.columns.index(schema.by_name[name]) for name in schema.key]
+    return all(values[place] is not None and values[place] is not UNCHANGED for place in places)
+
+
+def _key(schema: TableSchema, values: Sequence[Value]) -> bytes:
+    members = []
+    for name in schema.key:
+        column = schema.by_name[name]
+        value = values[schema.columns.index(column)]
+        if value is None or value is UNCHANGED:
+            raise DecodeError(f"a row of {schema.topic} came without its key column {name}")
+        members.append(dumps(name) + b":" + render(column.type, schema.profile, key_value(column, value)))
+    return b"{" + b",".join(members) + b"}"
+
+
 def plain_records(
     schema: TableSchema,
     operation: Operation,
@@ -139,8 +173,7 @@ def plain_records(
     records = _Records(schema, transaction, place, ordinal, not_null, block)
     if operation is Operation.DELETE:
         return records.delete(before, version, 0)
-    old_key = None if before is None else records.key(before, or_none=True)
-    if operation is Operation.UPDATE and old_key is not None and after is not None and old_key != records.key(after):
+    if len(row_keys(schema, operation, before, after)) > 1:
         created = records.row(Operation.CREATE, None, after, version + 1, KEY_CHANGE)
         return [*records.delete(before, version, KEY_CHANGE), created]
     return [records.row(operation, before, after, version, 0)]
@@ -156,18 +189,6 @@ class _Records:
     ordinal: int
     not_null: Collection[str]
     block: SourceBlock
-
-    def key(self, values: Sequence[Value], or_none: bool = False) -> bytes | None:
-        members = []
-        for name in self.schema.key:
-            column = self.schema.by_name[name]
-            value = values[self.schema.columns.index(column)]
-            if value is None or value is UNCHANGED:
-                if or_none:
-                    return None
-                raise DecodeError(f"a row of {self.schema.topic} came without its key column {name}")
-            members.append(dumps(name) + b":" + render(column.type, self.schema.profile, key_value(column, value)))
-        return b"{" + b",".join(members) + b"}"
 
     def image(self, values: Sequence[Value] | None, old: bool) -> bytes:
         if values is None:
@@ -193,8 +214,7 @@ class _Records:
         values = before if after is None else after
         if values is None:
             raise DecodeError(f"a row of {self.schema.topic} came without any values")
-        key = self.key(values)
-        assert key is not None
+        key = _key(self.schema, values)
         image = self.image(after, old=False)
         beginning = BEFORE + self.image(before, old=True) + AFTER
         columns = self.schema.columns

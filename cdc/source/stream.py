@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Generic
+from typing import Any, Final, Generic, cast
 
 import structlog
 
@@ -15,6 +15,7 @@ from cdc.formats.envelope import TransactionParts
 from cdc.log import Produced
 from cdc.progress import SnapshotProgress
 from cdc.record import SWEEP_KEY, marker_header
+from cdc.source.incomplete import Incomplete, Reselect
 from cdc.source.plan import TableSnapshot
 from cdc.source.schemas import Schemas
 from cdc.source.snapshot import C, Snapshots
@@ -28,6 +29,9 @@ BATCH_BYTES: Final = 1 << 18
 """Bytes of the source's log decoded into one batch at most."""
 CHUNK_SLICE_ROWS: Final = 2_000
 """Rows of a chunk per batch."""
+
+FILL_SECONDS: Final = 0.02
+"""How long to wait before a row that is not visible yet is read again."""
 
 
 class DatabaseStream(Stream, Generic[C]):
@@ -47,6 +51,7 @@ class DatabaseStream(Stream, Generic[C]):
         self._request: str | None = None
         self._plan: dict[str, TableSnapshot] = {}
         self._schemas: Schemas
+        self._reselect: Reselect
         # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
         self._snapshots: Snapshots[C] | None = None
         self._run = uuid.uuid4().hex
@@ -85,6 +90,27 @@ class DatabaseStream(Stream, Generic[C]):
     def _taken_items(self) -> Sequence[Item]:
         """What there is by now, without runs that nothing came into."""
         return [item for item in self._items if item != []]
+
+    # -- rows that lack values -----------------------------------------------------------------------------------------
+
+    def _records(self, row: Incomplete, *, read: bool) -> Sequence[Produced]:
+        """What comes into the run for `row`: its records; or itself, to be filled, if values are missing and `read`."""
+        if not row.missing():
+            return row.records()
+        if read:
+            self.incomplete = True
+            return [cast(Produced, row)]
+        self._broken(row.table, "a row changed without all its values")
+        return row.records()
+
+    def fill(self) -> bool:
+        """See :class:`cdc.capture.Stream`."""
+        runs = [cast(list[Produced | Incomplete], item) for item in self._items if isinstance(item, list)]
+        if not self._reselect.fill(runs):
+            self._control.wait(FILL_SECONDS)
+            return False
+        self.incomplete = False
+        return True
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 

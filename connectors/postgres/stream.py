@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 import structlog
@@ -15,8 +15,9 @@ from cdc.compile import CompiledRead
 from cdc.errors import DecodeError, TransientError
 from cdc.event import SEQUENCE_BITS, UNCHANGED
 from cdc.formats.envelope import Envelope, TransactionParts
-from cdc.log import Log, Produced
+from cdc.log import Log
 from cdc.record import TRUNCATE_KEY, marker_header
+from cdc.source.incomplete import Incomplete, record_keys
 from cdc.source.plan import gap
 from cdc.source.schemas import Schemas
 from cdc.source.stream import BATCH_BYTES, DatabaseStream
@@ -29,7 +30,7 @@ from connectors.postgres.feedback import Feedback
 from connectors.postgres.lsn import format_lsn
 from connectors.postgres.position import Anchor, OpenTransaction, decode_position
 from connectors.postgres.relations import Relations
-from connectors.postgres.reselect import Incomplete, Reselect
+from connectors.postgres.reselect import Reselect
 from connectors.postgres.resume import WHOLE, Resumption
 from connectors.postgres.slot import check_continuity
 from connectors.postgres.snapshot import PostgresSnapshots
@@ -302,29 +303,24 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
         if before is not None and after is not None and known.relation.replica_identity == "f":
             after = [old if new is UNCHANGED else new for old, new in zip(before, after, strict=True)]
         lsn = int.from_bytes(frame[1:9], "big")
-        writer = (self._transaction, self._begin.xid, lsn, version, ordinal)
-        row = Incomplete(known.table, known.schema, operation, before, after, *writer)
-        records = row.records()
-        if self._snapshots is not None and known.table.full_name in self._relations.watched:
-            self._snapshots.touched(known.table.full_name, [record.key for record in records])
-        if row.missing() and self._config.toast == "reselect":
-            self.incomplete = True
-            self._append(cast(Produced, row))
-        else:
-            if row.missing():
-                self._broken(known.table.full_name, "a row changed without all its values")
-            for record in records:
-                self._append(record)
-        return len({record.header[8:16] for record in records})
-
-    def fill(self) -> bool:
-        """See :class:`cdc.capture.Stream`."""
-        runs = [cast(list[Produced | Incomplete], item) for item in self._items if isinstance(item, list)]
-        if not self._reselect.fill(runs):
-            self._control.wait(0.02)
-            return False
-        self.incomplete = False
-        return True
+        row = Incomplete(
+            known.schema,
+            operation,
+            before,
+            after,
+            self._transaction,
+            lsn,
+            version,
+            ordinal,
+            known.table.not_null,
+            writer=self._begin.xid,
+        )
+        records = self._records(row, read=self._config.toast == "reselect")
+        for record in records:
+            self._append(record)
+        if self._snapshots is not None and row.table in self._relations.watched:
+            self._snapshots.touched(row.table, record_keys(records))
+        return len(row.keys())
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,166 @@
+"""Rows of which the source did not send all columns, and filling them (design, "What compaction may take").
+
+What is missing is filled before the append, or a compacted topic would lose the value for ever: first from earlier
+rows of the same key in the batch, then by reading the row by its key. What is read counts only when the transaction
+that wrote the row is visible to the statement that reads: a row that is streamed may not be visible yet, and would
+return an older value. A row that is gone by then stays incomplete: a later event of its key mends it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cdc.event import UNCHANGED, Operation, Value
+from cdc.formats.envelope import POSTGRESQL, SourceBlock, TransactionParts, plain_records, row_keys
+from cdc.formats.json import decode
+from cdc.log import Produced
+from cdc.record import unpack_header
+from schemas.table import TableSchema
+
+KEYS_PER_QUERY: Final = 500
+
+
+@dataclass(slots=True)
+class Incomplete:
+    """A row whose `after` has UNCHANGED columns, standing in the batch in place of its records.
+
+    The fields are those of :func:`cdc.formats.envelope.plain_records`.
+    """
+
+    schema: TableSchema
+    operation: Operation
+    before: list[Value] | None
+    after: list[Value] | None
+    transaction: TransactionParts
+    place: int | bytes
+    version: int
+    ordinal: int
+    not_null: Collection[str]
+    block: SourceBlock = POSTGRESQL
+    writer: int = 0
+    """The transaction that wrote it, where the connector reads each row against that."""
+    unknown: Collection[int] = ()
+    """Places of columns that may not be what they were: earlier rows do not tell their values."""
+    settled: bool = False
+    """Nothing more can be learnt by reading it."""
+
+    @property
+    def table(self) -> str:
+        """``schema.table``."""
+        return f"{self.schema.schema}.{self.schema.table}"
+
+    def missing(self) -> list[int]:
+        """Places of the columns that are still UNCHANGED."""
+        return [place for place, value in enumerate(self.after or ()) if value is UNCHANGED]
+
+    def records(self) -> list[Produced]:
+        """The finished records; what is still UNCHANGED is listed in them."""
+        return plain_records(
+            self.schema,
+            self.operation,
+            self.before,
+            self.after,
+            self.transaction,
+            self.place,
+            self.version,
+            self.ordinal,
+            self.not_null,
+            self.block,
+        )
+
+    def keys(self) -> list[bytes]:
+        """See :func:`cdc.formats.envelope.row_keys`. Raises DecodeError."""
+        return row_keys(self.schema, self.operation, self.before, self.after)
+
+    def key(self, *, old: bool) -> tuple[Value, ...]:
+        """The key's canonical values; the old row's when it has them."""
+        row = self.before if (old and self.before is not None) or self.after is None else self.after
+        assert row is not None
+        values = tuple(self._at(row, name) for name in self.schema.key)
+        if old and any(value is UNCHANGED or value is None for value in values):
+            return self.key(old=False)
+        return values
+
+    def _at(self, row: Sequence[Value], name: str) -> Value:
+        return row[self.schema.columns.index(self.schema.by_name[name])]
+
+
+def record_keys(items: Iterable[Produced | Incomplete]) -> set[bytes]:
+    """The keys of records, also of those that rows will become."""
+    return {key for item in items for key in (item.keys() if isinstance(item, Incomplete) else (item.key,))}
+
+
+class Reselect(ABC):
+    """Fills the incomplete rows of one batch."""
+
+    @abstractmethod
+    def _read(self, rows: Sequence[Incomplete]) -> bool:
+        """Read what is missing of rows of one schema, at most `KEYS_PER_QUERY`, and settle those that were read.
+
+        False: one was written by a transaction that is not visible yet. Raises UnreachableError.
+        """
+
+    def fill(self, runs: Sequence[list[Produced | Incomplete]]) -> bool:
+        """Complete the rows in place and replace them by their records.
+
+        False: not possible yet; call again. Raises UnreachableError.
+        """
+        rows = [item for run in runs for item in run if isinstance(item, Incomplete)]
+        _fill_from_batch(runs)
+        groups: dict[bytes, list[Incomplete]] = {}
+        for row in rows:
+            if row.missing() and not row.settled:
+                groups.setdefault(row.schema.id, []).append(row)
+        complete = True
+        for group in groups.values():
+            for start in range(0, len(group), KEYS_PER_QUERY):
+                complete &= self._read(group[start : start + KEYS_PER_QUERY])
+        if not complete:
+            return False
+        _fill_from_batch(runs)
+        for run in runs:
+            if any(isinstance(item, Incomplete) for item in run):
+                run[:] = [
+                    record for item in run for record in (item.records() if isinstance(item, Incomplete) else (item,))
+                ]
+        return True
+
+
+def _fill_from_batch(runs: Sequence[list[Produced | Incomplete]]) -> None:
+    """From the latest earlier row of the same key in the batch; after a key change, of the old key."""
+    wanted = {item.schema.topic for run in runs for item in run if isinstance(item, Incomplete)}
+    latest: dict[tuple[str, tuple[Value, ...]], Produced | Incomplete] = {}
+    schemas = {item.schema.id: item.schema for run in runs for item in run if isinstance(item, Incomplete)}
+    for run in runs:
+        for item in run:
+            if isinstance(item, Incomplete):
+                earlier = latest.get((item.schema.topic, item.key(old=True)))
+                if earlier is not None and item.missing():
+                    _copy(item, earlier, schemas)
+                latest[item.schema.topic, item.key(old=False)] = item
+            elif item.topic in wanted:
+                header = unpack_header(item.header)
+                schema = schemas.get(header.schema_id)
+                if schema is None:
+                    latest.clear()  # a row that can't be told may be of any key
+                elif item.value is not None and header.after_length:
+                    after = decode(schema, item.value[header.after_start :][: header.after_length])
+                    latest[item.topic, tuple(after.get(name, UNCHANGED) for name in schema.key)] = item
+
+
+def _copy(row: Incomplete, earlier: Produced | Incomplete, schemas: dict[bytes, TableSchema]) -> None:
+    """Take what `row` lacks from `earlier`, which has the row as it was before."""
+    if isinstance(earlier, Incomplete):
+        values = dict(zip(earlier.schema.by_name, earlier.after or (), strict=False))
+    else:
+        header = unpack_header(earlier.header)
+        assert earlier.value is not None
+        values = decode(schemas[header.schema_id], earlier.value[header.after_start :][: header.after_length])
+    after = row.after
+    assert after is not None
+    for place in row.missing():
+        if place not in row.unknown:
+            after[place] = values.get(row.schema.columns[place].name, UNCHANGED)
