@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from cdc.config.fields import ByteSize, Duration, Model, Secret, Url
 from cdc.connector import SourceConfig
+from cdc.log import LogConfig
+
+Missing = Literal["reselect", "absent"]
+"""What becomes of values that the source did not send: they are read by key, or left out."""
+
+
+def left_out(setting: str, missing: Missing, log: LogConfig) -> Iterator[tuple[str, str]]:
+    """See :meth:`cdc.connector.SourceConfig.disagreements`: values left out are lost for ever on a log from which
+    superseded records go."""
+    if missing == "absent" and log.topics.cleanup != "keep":
+        yield setting, "`absent` needs `log.topics.cleanup: keep`: compaction would lose the values left out"
 
 
 class SnapshotConfig(Model):

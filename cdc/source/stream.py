@@ -51,7 +51,7 @@ class DatabaseStream(Stream, Generic[C]):
         self._request: str | None = None
         self._plan: dict[str, TableSnapshot] = {}
         self._schemas: Schemas
-        self._reselect: Reselect
+        self._reselect: Reselect | None = None
         # The chunk whose rows go to the log now. Marks of an earlier run, which may still come, are not ours.
         self._snapshots: Snapshots[C] | None = None
         self._run = uuid.uuid4().hex
@@ -106,6 +106,7 @@ class DatabaseStream(Stream, Generic[C]):
     def fill(self) -> bool:
         """See :class:`cdc.capture.Stream`."""
         runs = [cast(list[Produced | Incomplete], item) for item in self._items if isinstance(item, list)]
+        assert self._reselect is not None
         if not self._reselect.fill(runs):
             self._control.wait(FILL_SECONDS)
             return False

@@ -58,6 +58,11 @@ class CatalogTable:
         return frozenset(column.name for column in self.columns if not column.nullable)
 
     @property
+    def row_bytes(self) -> int:
+        """How much a row takes on average, as far as is known."""
+        return self.bytes // self.rows if self.rows else 0
+
+    @property
     def quoted(self) -> str:
         """The name as SQL has it, between backquotes."""
         return f"{quote(self.schema)}.{quote(self.name)}"

@@ -6,9 +6,7 @@ are dropped by the caller; what came before must be visible to the read. So the 
 
 - MySQL adds a transaction to ``gtid_executed`` after it became visible, and has it in ``gtid_owned`` until then. What
   the read saw is in both of them afterwards, and before the end of the binlog.
-- MariaDB says where in the binlog a consistent snapshot is: the transactions before that place, and no others, are
-  visible to it. Except that the place moves into another file before the transactions that filled the last one are
-  visible; so a file's first transaction, or its checkpoint, is waited for too.
+- MariaDB: see :mod:`connectors.mysql.visibility`.
 
 It never holds its transaction open because the log is slow: rows are read into memory, bounded.
 """
@@ -21,11 +19,11 @@ import socket
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import pymysql
 from pymysql.connections import Connection
-from pymysql.constants import COMMAND, ER
+from pymysql.constants import ER
 
 from cdc import faults
 from cdc.errors import CdcError, PermanentError
@@ -34,7 +32,7 @@ from cdc.source.plan import KeyRange
 from cdc.source.reader import ThreadedReader
 from cdc.source.snapshot import Chunk, ReadLater
 from connectors.mysql.catalogue import describe
-from connectors.mysql.client import Address, Server, connect, refused
+from connectors.mysql.client import Address, Server, connect_reader, execute, packets, refused
 from connectors.mysql.definitions import quote
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 from connectors.mysql.history import owned_gtids
@@ -42,6 +40,7 @@ from connectors.mysql.keys import condition, key_columns
 from connectors.mysql.position import BinlogPlace, Executed, within
 from connectors.mysql.select import select_list, split_row
 from connectors.mysql.values import INTEGERS
+from connectors.mysql.visibility import MariadbVisibility, without_binlog
 
 LOCK_SECONDS: Final = 2
 """How long a chunk waits for a table that DDL has locked; then the read is tried again later."""
@@ -73,18 +72,10 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         self._address = address
         self._server = server
         self._config = config
-        self._begun = ""
-        """MariaDB's file in which transactions are visible."""
+        self._visibility = MariadbVisibility()
 
     def _connect(self) -> Connection:
-        connection = connect(self._address)
-        try:
-            # Keys may hold dates like 2024-02-30 where this mode was on when they were written.
-            _execute(connection, f"SET SESSION lock_wait_timeout = {LOCK_SECONDS}, sql_mode = 'ALLOW_INVALID_DATES'")
-        except pymysql.Error as error:
-            connection._force_close()
-            raise refused(error) from None
-        return connection
+        return connect_reader(self._address, LOCK_SECONDS)
 
     def _usable(self, connection: Connection) -> bool:
         return bool(connection.open)
@@ -118,7 +109,7 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             self._begin(connection, chunk)
             # 2. From here on the table keeps its definition. MariaDB's may be newer than the snapshot: then it has the
             # rows so too, or refuses them (1412).
-            _execute(connection, f"SELECT 1 FROM {chunk.table.quoted} LIMIT 0")
+            execute(connection, f"SELECT 1 FROM {chunk.table.quoted} LIMIT 0")
             table = describe(connection, self._server, chunk.table.schema, chunk.table.name)
             if table is None or table.problem or table.key != chunk.table.key:
                 raise _changed(chunk)
@@ -131,7 +122,7 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             faults.reach("snapshot.in_chunk")
         finally:
             if connection.open:
-                _execute(connection, "ROLLBACK")
+                execute(connection, "ROLLBACK")
         chunk.seconds = time.monotonic() - began
         # 4. High mark.
         if not self._server.mariadb:
@@ -145,58 +136,40 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         """
         if not self._server.mariadb:
             wait = "SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s)"
-            [(late,)] = _execute(connection, wait, str(chunk.captured), VISIBLE_SECONDS)
+            [(late,)] = execute(connection, wait, str(chunk.captured), VISIBLE_SECONDS)
             if late:
                 raise _invisible(chunk)
             # Its snapshot is that of the first read, when the table is locked: no DDL lies between them.
-            _execute(connection, "START TRANSACTION READ ONLY")
+            execute(connection, "START TRANSACTION READ ONLY")
             return
         deadline = time.monotonic() + VISIBLE_SECONDS
         end: BinlogPlace | None = None
         while True:
-            _execute(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-            status = dict(_execute(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'"))
-            place = BinlogPlace(status["Binlog_snapshot_file"], int(status["Binlog_snapshot_position"]))
-            if not place.file:
-                raise _without_binlog()
+            place = self._visibility.begin(connection)
             gtids = "SELECT BINLOG_GTID_POS(%s, %s), @@GLOBAL.gtid_binlog_pos"
-            [(position, latest)] = _execute(connection, gtids, *place)
+            [(position, latest)] = execute(connection, gtids, *place)
             # It reads through the file, and fails at an event that is larger than max_allowed_packet. Then the place
             # is compared to an end of the binlog that has all that was captured.
             seen = MariadbPosition.parse(latest if position is None else position)
             chunk.high, chunk.seen = place, seen
-            if within(chunk.captured, seen) and self._has_begun(connection, place):
+            if within(chunk.captured, seen) and self._visibility.has_begun(connection, place):
                 if position is not None or (end is not None and end <= place):
                     return
-                end = end or BinlogPlace(*_execute(connection, "SHOW MASTER STATUS")[0][:2])
-            _execute(connection, "ROLLBACK")
+                end = end or BinlogPlace(*execute(connection, "SHOW MASTER STATUS")[0][:2])
+            execute(connection, "ROLLBACK")
             if time.monotonic() > deadline or self._closing.wait(LOOK_SECONDS):
                 raise _invisible(chunk)
-
-    def _has_begun(self, connection: Connection, place: BinlogPlace) -> bool:
-        """Whether MariaDB has made visible all that is in the files before this one."""
-        if place.file != self._begun:
-            try:
-                events = _execute(connection, "SHOW BINLOG EVENTS IN %s LIMIT 16", place.file)
-            except pymysql.Error as error:
-                if error.args[0] != ER.ERROR_WHEN_EXECUTING_COMMAND:
-                    raise
-                return True  # one is too large for it: that of a transaction
-            for _, _, kind, _, end, what in events:
-                if end <= place.position and (kind == "Gtid" or (kind == "Binlog_checkpoint" and what == place.file)):
-                    self._begun = place.file
-        return place.file == self._begun
 
     def _look(self, connection: Connection, chunk: MysqlChunk) -> None:
         """What MySQL has executed, and where its binlog ends: both have all that was visible before."""
         with nullcontext(connection) if connection.open else self._connection() as asked:
             # In this order: a transaction goes from the first to the second. The read may have seen it before.
-            [(owned,)] = _execute(asked, "SELECT @@GLOBAL.gtid_owned")
-            [(executed,)] = _execute(asked, "SELECT @@GLOBAL.gtid_executed")
+            [(owned,)] = execute(asked, "SELECT @@GLOBAL.gtid_owned")
+            [(executed,)] = execute(asked, "SELECT @@GLOBAL.gtid_executed")
             what = "BINARY LOG" if self._server.version >= (8, 2, 0) else "MASTER"
-            ends = _execute(asked, f"SHOW {what} STATUS")
+            ends = execute(asked, f"SHOW {what} STATUS")
         if not ends:
-            raise _without_binlog()
+            raise without_binlog()
         chunk.seen = GtidSet.parse(executed) | owned_gtids(owned)
         chunk.high = BinlogPlace(*ends[0][:2])
 
@@ -230,7 +203,7 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         if parts < 2 or not integer or rest.after is None or rest.until is not None:
             return chunk.rest
         low = int(rest.after[0])
-        [(high,)] = _execute(connection, f"SELECT MAX({quote(name)}) FROM {chunk.table.quoted}")
+        [(high,)] = execute(connection, f"SELECT MAX({quote(name)}) FROM {chunk.table.quoted}")
         edges = {low + (int(high) - low) * part // parts for part in range(1, parts)} - {low, int(high)}
         return rest.divided([[str(edge)] for edge in sorted(edges)])
 
@@ -242,40 +215,21 @@ def _changed(chunk: MysqlChunk) -> PermanentError:
     )
 
 
-def _without_binlog() -> PermanentError:
-    return PermanentError("the source's server writes no binlog", hint="set log_bin, and restart the server")
-
-
 def _invisible(chunk: MysqlChunk) -> ReadLater:
     return ReadLater(
         f"{chunk.table.full_name}, until transactions that the binlog has are committed: a replica may not answer"
     )
 
 
-def _execute(connection: Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    """The rows of a statement. Raises the driver's errors."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values or None)
-        return list(cursor.fetchall())
-
-
 def _read(connection: Connection, sql: str, chunk: MysqlChunk, most: int) -> bool:
     """The rows of a statement, up to `most` bytes, and whether that is all: where it is not the connection is closed,
     which ends the statement."""
-    connection._execute_command(COMMAND.COM_QUERY, sql)
-    columns = connection._read_packet().read_length_encoded_integer()
-    for _ in range(columns + 1):  # their descriptions, and the end of these
-        connection._read_packet()
-    packet, append = connection._read_packet, chunk.lines.append
-    size = 0
-    while True:
-        row: bytes = packet().get_all_data()
-        if row[0] == 0xFE and len(row) < 9:
-            chunk.size = size
-            return True
-        if size >= most:
-            chunk.size = size
+    append = chunk.lines.append
+    chunk.size = 0
+    for row in packets(connection, sql):
+        if chunk.size >= most:
             connection._force_close()
             return False
         append(row)
-        size += len(row)
+        chunk.size += len(row)
+    return True

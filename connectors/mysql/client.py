@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,6 +16,7 @@ from uuid import UUID
 import pymysql
 from pydantic import SecretStr
 from pymysql.connections import Connection
+from pymysql.constants import COMMAND
 
 from cdc.errors import CdcError, ConfigurationError, PermanentError, TransientError, UnreachableError
 from cdc.tls import is_on_this_machine, trusting
@@ -148,14 +149,50 @@ def _context(address: Address) -> ssl.SSLContext | None:
     return None
 
 
+def connect_reader(address: Address, lock_seconds: int) -> Connection:
+    """The same for reading rows of tables: it waits for DDL for so many seconds only. Raises what :func:`connect` does.
+
+    Keys may hold dates like 2024-02-30 where the mode that allows them was on when they were written.
+    """
+    connection = connect(address)
+    try:
+        query(connection, f"SET SESSION lock_wait_timeout = {lock_seconds}, sql_mode = 'ALLOW_INVALID_DATES'")
+    except BaseException:
+        connection._force_close()
+        raise
+    return connection
+
+
 def query(connection: Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
     """Run one statement with `values` in the place of each ``%s``; its rows. Raises what :func:`refused` makes."""
     try:
-        with connection.cursor() as cursor:
-            cursor.execute(sql, values or None)
-            return list(cursor.fetchall())
+        return execute(connection, sql, *values)
     except pymysql.Error as error:
         raise refused(error) from None
+
+
+def execute(connection: Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """The same. Raises the driver's errors."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values or None)
+        return list(cursor.fetchall())
+
+
+def packets(connection: Connection, sql: str) -> Iterator[bytes]:
+    """The rows of a statement as packets of the text protocol. Raises the driver's errors.
+
+    Who stops before the last one must close the connection, which ends the statement.
+    """
+    connection._execute_command(COMMAND.COM_QUERY, sql)
+    columns = connection._read_packet().read_length_encoded_integer()
+    for _ in range(columns + 1):  # their descriptions, and the end of these
+        connection._read_packet()
+    packet = connection._read_packet
+    while True:
+        row: bytes = packet().get_all_data()
+        if row[0] == 0xFE and len(row) < 9:
+            return
+        yield row
 
 
 def account(user: str, host: str) -> str:

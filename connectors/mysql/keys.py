@@ -7,10 +7,12 @@ What the server prints of a value is not always the value: it rounds a ``float``
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cdc.event import Value
 from cdc.source.plan import KeyRange
 from connectors.mysql.catalogue import CatalogTable
 from connectors.mysql.charsets import charset
@@ -48,6 +50,8 @@ class KeyColumn:
     """What the server printed, as text."""
     literal: Callable[[str], str]
     """The text as an SQL literal. Raises ValueError when it is none of this column's."""
+    canonical: Callable[[Value], str]
+    """A canonical value as an SQL literal. Characters that the column's character set has twice may be confused."""
 
     @property
     def name(self) -> str:
@@ -57,6 +61,10 @@ class KeyColumn:
     def equal(self, text: str) -> str:
         """The condition that a value is this one."""
         return f"{self.name} = {self.literal(text)}"
+
+    def is_value(self, value: Value) -> str:
+        """The condition that a value equals this canonical one. Raises ValueError when it is none of this column's."""
+        return f"{self.name} = {self.canonical(value)}"
 
     def beyond(self, text: str, *, above: bool) -> str:
         """The condition that a value comes after this one, or before it."""
@@ -99,22 +107,51 @@ def _beyond(key: Sequence[KeyColumn], end: Sequence[str], *, above: bool) -> str
 
 
 def _key_column(column: MapColumn, declared: str) -> KeyColumn:
+    utf8 = _characters("utf8mb4")
     if declared_type(column, declared):
-        return KeyColumn(column, "", bytes.decode, _characters("utf8mb4"))
+        return KeyColumn(column, "", bytes.decode, utf8, _as_text(utf8))
     if column.type in _NUMBERED:
-        return KeyColumn(column, f"{quote(column.name)} + 0", bytes.decode, _number)
+        return KeyColumn(
+            column, f"{quote(column.name)} + 0", bytes.decode, _number, lambda v: str(_number_of(column, v))
+        )
     if column.type in INTEGERS or column.type in (ColumnType.YEAR, ColumnType.NEWDECIMAL):
-        return KeyColumn(column, "", bytes.decode, _number)
-    if column.type in (ColumnType.FLOAT, ColumnType.DOUBLE):
-        return KeyColumn(column, "", bytes.decode, _float)
+        return KeyColumn(column, "", bytes.decode, _number, _as_text(_number))
+    if column.type is ColumnType.FLOAT:
+        return KeyColumn(column, "", bytes.decode, _float, _as_text(_single))
+    if column.type is ColumnType.DOUBLE:
+        return KeyColumn(column, "", bytes.decode, _float, _as_text(_float))
     if column.type in _TIMES:
-        return KeyColumn(column, "", bytes.decode, _moment)
+        moment = _as_text(_moment)
+        return KeyColumn(column, "", bytes.decode, _moment, lambda v: moment(str(v).replace("T", " ").rstrip("Z")))
     if not is_text(column):
-        return KeyColumn(column, "", bytes.hex, _hexadecimal)
+        return KeyColumn(column, "", bytes.hex, _hexadecimal, _bytes)
     name = charset(column.collation).name
     if name in _UNICODE:
-        return KeyColumn(column, "", bytes.decode, _characters("utf8mb4"))
-    return KeyColumn(column, f"HEX({quote(column.name)})", bytes.decode, lambda text: f"_{name} {_hexadecimal(text)}")
+        return KeyColumn(column, "", bytes.decode, utf8, _as_text(utf8))
+    expression = f"HEX({quote(column.name)})"
+    return KeyColumn(column, expression, bytes.decode, lambda text: f"_{name} {_hexadecimal(text)}", _as_text(utf8))
+
+
+def _as_text(literal: Callable[[str], str]) -> Callable[[Value], str]:
+    return lambda value: literal(str(value))
+
+
+def _bytes(value: Value) -> str:
+    if not isinstance(value, bytes):
+        raise ValueError
+    return f"x'{value.hex()}'"
+
+
+def _number_of(column: MapColumn, value: Value) -> int:
+    """The number by which a bit, set or enum is compared."""
+    if isinstance(value, bytes):
+        return int.from_bytes(value, "big")
+    if isinstance(value, bool):
+        return int(value)
+    members = column.members
+    if column.type is ColumnType.ENUM:  # 0 is what is none of them
+        return members.index(str(value)) + 1 if value in members else 0
+    return sum(1 << members.index(member) for member in str(value).split(",") if member)
 
 
 def _number(text: str) -> str:
@@ -125,6 +162,14 @@ def _number(text: str) -> str:
 
 def _float(text: str) -> str:
     return f"{float(text):.17e}"
+
+
+def _single(text: str) -> str:
+    """A column of single precision is compared as the double that it is."""
+    try:
+        return f"{struct.unpack('<f', struct.pack('<f', float(text)))[0]:.17e}"
+    except OverflowError as error:
+        raise ValueError from error
 
 
 def _moment(text: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final, Protocol
 
-from cdc.errors import DecodeError
 from cdc.event import UNCHANGED, Operation, Value
 from connectors.mysql import binary_json
 from connectors.mysql.cursor import Cursor
@@ -16,7 +15,7 @@ from connectors.mysql.values import ODD, column_type, layout, read
 from schemas.table import Column
 
 Row = tuple[Operation, list[Value] | None, list[Value] | None]
-"""Operation, before and after, UNCHANGED for what was not sent."""
+"""Operation, before and after, UNCHANGED for what was not sent, or as differences from what was not."""
 
 
 class Described(Protocol):
@@ -104,13 +103,10 @@ _layout = lru_cache(4096)(layout)
 
 
 def _changed(column: MapColumn, cursor: Cursor, document: bytes | None) -> Value:
-    """A JSON value of which differences were sent. Without the old one it is lost."""
+    """A JSON value of which differences from `document` were sent."""
     content = cursor.take(cursor.integer(column.size))
-    if document is None:  # UNCHANGED would say that it has not changed
-        raise DecodeError(
-            f"{cursor.what}: of column {column.name} there are differences from a document that was not sent",
-            hint="SET GLOBAL binlog_row_image = FULL, or binlog_row_value_options = ''; then `cdc snapshot`",
-        )
+    if document is None:
+        return UNCHANGED
     try:
         tree = binary_json.parse(document)
         return binary_json.text(binary_json.apply(tree, binary_json.parse_differences(content)))

@@ -17,6 +17,8 @@ _GTID_ON: Final = (
     "server: SET PERSIST gtid_mode = ON;"
 )
 
+_RECONNECT: Final = " (open connections keep theirs: let them reconnect)"
+
 
 def check_settings(server: Server, variables: Mapping[str, str]) -> Iterator[Finding]:
     """What is wrong with the server's variables."""
@@ -32,22 +34,27 @@ def check_settings(server: Server, variables: Mapping[str, str]) -> Iterator[Fin
         yield error("server_id", "server_id is 0: nobody may read the binlog", change("server_id", "1"))
     needed = {
         "binlog_format": ("ROW", "changes are written as statements, which cannot be captured"),
-        "binlog_row_image": ("FULL", "rows in the binlog lack columns: those that did not change, or all but the key"),
         "binlog_row_metadata": ("FULL", "the binlog does not tell what columns are called"),
     }
     for name, (value, meaning) in needed.items():
         if variables.get(name) != value:
-            sessions = "" if name.endswith("metadata") else " (open connections keep theirs: let them reconnect)"
+            sessions = "" if name.endswith("metadata") else _RECONNECT
             yield error(name, f"{name} is {variables.get(name, 'missing')}: {meaning}", change(name, value) + sessions)
     if server.gtid_mode != "ON":
         yield error(
             "gtid_mode", f"gtid_mode is {server.gtid_mode}: a place in the binlog has no name that stays", _GTID_ON
         )
+    if (image := variables["binlog_row_image"]) in ("MINIMAL", "NOBLOB"):
+        yield warning(
+            "binlog_row_image",
+            f"binlog_row_image is {image}: rows in the binlog lack columns, and each such row is read again by its key",
+            change("binlog_row_image", "FULL") + _RECONNECT,
+        )
     if options := variables.get("binlog_row_value_options"):
         yield warning(
             "binlog_row_value_options",
-            f"binlog_row_value_options is {options}: what a session changes in JSON documents is lost when its own "
-            "binlog_row_image is not FULL",
+            f"binlog_row_value_options is {options}: rows whose JSON documents a session changes in part are read "
+            "again by their key when its own binlog_row_image is not FULL",
             change("binlog_row_value_options", "''"),
         )
     for name, loss in (

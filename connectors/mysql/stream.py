@@ -16,6 +16,7 @@ from cdc.event import SEQUENCE_BITS
 from cdc.formats.envelope import TransactionParts
 from cdc.log import Log, Produced
 from cdc.record import TRUNCATE_KEY, marker_header
+from cdc.source.incomplete import Incomplete, record_keys
 from cdc.source.plan import gap
 from cdc.source.schemas import Schemas
 from cdc.source.stream import BATCH_BYTES, DatabaseStream
@@ -43,6 +44,7 @@ from connectors.mysql.position import (
     Anchor,
     AnyGtid,
     BinlogPlace,
+    Executed,
     OpenTransaction,
     Position,
     added,
@@ -53,6 +55,7 @@ from connectors.mysql.prepared import pack, transaction_name, unpack
 from connectors.mysql.reader import EventReader
 from connectors.mysql.records import KnownTable
 from connectors.mysql.relations import Relations
+from connectors.mysql.reselect import Reselect
 from connectors.mysql.resume import WHOLE, Resumption
 from connectors.mysql.select import compile_select
 from connectors.mysql.snapshot import MysqlSnapshots
@@ -85,6 +88,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._lock = lock
         self._connection: DumpConnection | None = None
         self._snapshots: MysqlSnapshots | None = None
+        self._reselect: Reselect | None = None
         # Where we are in the binlog.
         self._maps: dict[int, TableMap] = {}
         self._known: dict[str, KnownTable] = {}
@@ -97,6 +101,9 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._thread_id = self._origin = 0
         self._transaction: TransactionParts | None = None
         self._events = self._ordinal = self._skip = 0
+        self._left = 0
+        """Bytes that may still come into the batch, those that are to be read of incomplete rows among them."""
+        self._incomplete_place = BinlogPlace()
         self._began: tuple[int, int] | None = None
         """Where the transaction began: items before it, and the version; None when that was in an earlier batch."""
         self._written: set[str] = set()
@@ -149,6 +156,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._schemas = Schemas(self._log.schemas(), self._stored.schemas, compile_select)
         self._explained = set(self._stored.explained)
         self._relations = Relations(self._tables)
+        self._reselect = Reselect(self._tables.address, server, self._incomplete)
         self._snapshots = MysqlSnapshots(
             self._config.snapshot,
             ChunkReader(self._tables.address, server, self._config.snapshot),
@@ -173,6 +181,8 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
             self._tables.end(self._connection.thread_id)
         if self._snapshots is not None:
             self._snapshots.close()
+        if self._reselect is not None:
+            self._reselect.close()
         self._tables.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -184,19 +194,20 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._items = []
         self._began = None
         self._new_run()
-        left = self._publish(BATCH_BYTES)
-        while left > 0 and self._emitting is None and self._publishing is None:
+        self._left = BATCH_BYTES
+        self._publish()
+        while self._left > 0 and self._emitting is None and self._publishing is None:
             found = self._reader.read()
             if found is None:
                 self._pass()
-                if self._emitting is not None or not self._wait(0.0 if left < BATCH_BYTES else seconds):
+                if self._emitting is not None or not self._wait(0.0 if self._left < BATCH_BYTES else seconds):
                     break
                 continue
             header, event, end = found
-            left -= header.size
+            self._left -= header.size
             self._take(header, event, end)
         # A transaction whose rows this append keeps can be published after its commit.
-        self.more = left <= 0 or self._emitting is not None or (self._publishing is not None and not self._kept)
+        self.more = self._left <= 0 or self._emitting is not None or (self._publishing is not None and not self._kept)
         items = self._taken_items()
         self._dirty = self._dirty or bool(items)
         return items
@@ -282,10 +293,10 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         known = self._relations.known(map_)
         if known is None:
             return
-        everything = (1 << rows.columns) - 1
-        if not {rows.before, rows.after} <= {None, everything}:
+        if unsent := known.unsent_key(rows):
             raise gap(
-                f"rows of {known.name} were written with binlog_row_image = MINIMAL or NOBLOB: columns are missing",
+                f"rows of {known.name} were inserted without a value for {', '.join(unsent)} of the key, under "
+                "binlog_row_image = MINIMAL: nothing tells which rows they are",
                 "SET GLOBAL binlog_row_image = FULL; and the same in my.cnf and in sessions that set it; then ",
             )
         self._written.add(known.name)
@@ -305,17 +316,32 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         place = event_place(end)
         if known.name not in self._watched:
             self._version, self._ordinal = known.produce(
-                self._append, rows, self._transaction, place, self._version, self._ordinal
+                self._append, rows, self._transaction, place, self._version, self._ordinal, self._unusual
             )
             return
         records: list[Produced] = []
         self._version, self._ordinal = known.produce(
-            records.append, rows, self._transaction, place, self._version, self._ordinal
+            records.append, rows, self._transaction, place, self._version, self._ordinal, self._unusual
         )
         assert self._snapshots is not None
-        self._snapshots.touched(known.name, {record.key for record in records})
+        self._snapshots.touched(known.name, record_keys(records))
         for record in records:
             self._append(record)
+
+    def _unusual(self, row: Incomplete) -> Sequence[Produced]:
+        """What comes into the run for a row that the generated functions did not take."""
+        if missing := row.missing():
+            if self._open_connection().server.mariadb:
+                # It leaves out what REPLACE sets to the default, where that is an update.
+                row.unknown = missing
+            self._incomplete_place = self._reader.place
+            self._left -= self._tables.captured[row.table].row_bytes
+        return self._records(row, read=bool(row.unknown) or self._config.missing == "reselect")
+
+    def _incomplete(self) -> tuple[Executed, BinlogPlace]:
+        """What incomplete rows belong to: all that was streamed, with the transaction that is being streamed."""
+        executed = added(self._executed, self._gtid) if self._in_transaction else self._executed
+        return executed, self._incomplete_place
 
     def _describe(self, known: KnownTable) -> None:
         """Rows of a table come as they did not come before."""
@@ -447,10 +473,10 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
             self._new_run()
             self._kept.add(name)
 
-    def _publish(self, left: int) -> int:
-        """The rows of a prepared transaction that is committed, as far as they fit; the bytes that are left."""
+    def _publish(self) -> None:
+        """The rows of a prepared transaction that is committed, as far as they fit."""
         if self._publishing is None or self._kept:
-            return left if self._publishing is None else 0
+            return
         name, parts = self._publishing
         if parts is None:
             parts = self._log.prepared_parts(self._name, name)
@@ -459,14 +485,14 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
                 for table in self._tables.captured:
                     self._schedule(table)
             self._publishing = (name, parts)
-        while left > 0:
+        while self._left > 0:
             part = next(parts, None)
             if part is None:
                 self._put(Decided(name))
                 self._publishing = None
                 self._end()
                 break
-            left -= len(part)
+            self._left -= len(part)
             self._events += 1
             if self._skip:
                 self._skip -= 1
@@ -476,11 +502,6 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
             if known is not None:
                 self._written.add(known.name)
                 self._produce(known, rows, end)
-        return left
-
-    def fill(self) -> bool:
-        """See :class:`cdc.capture.Stream`. Nothing is missing here: rows without all columns are refused."""
-        return True
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cdc.config.fields import Model, Url
 from cdc.log import LogConfig
-from cdc.source.config import DatabaseConfig
+from cdc.source.config import DatabaseConfig, Missing, left_out
 
 
 class SlotConfig(Model):
@@ -36,11 +36,10 @@ class PostgresConfig(DatabaseConfig):
     """``postgresql://user@host:port/database?sslmode=verify-full``, libpq's parameters; without the password."""
     slot: SlotConfig = SlotConfig()
     publication: PublicationConfig = PublicationConfig()
-    toast: Literal["reselect", "absent"] = "reselect"
+    toast: Missing = "reselect"
     """What becomes of a large column that an UPDATE did not touch, and which the server therefore does not send:
     ``reselect`` reads it by key; ``absent`` leaves it out, which needs ``log.topics.cleanup: keep``."""
 
     def disagreements(self, log: LogConfig) -> Iterator[tuple[str, str]]:
-        """Values left out are lost for ever on a log from which superseded records go."""
-        if self.toast == "absent" and log.topics.cleanup != "keep":
-            yield "toast", "`absent` needs `log.topics.cleanup: keep`: compaction would lose the values left out"
+        """See :class:`cdc.connector.SourceConfig`."""
+        return left_out("toast", self.toast, log)

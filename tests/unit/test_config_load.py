@@ -203,10 +203,13 @@ def test_a_pattern_that_no_source_can_match(tmp_path: Path, pattern: str, sugges
     assert (problem.code, problem.suggestion, problem.place.line) == ("unmatched_pattern", suggestion, 3)
 
 
-def test_values_left_out_need_a_log_that_keeps_everything(tmp_path: Path) -> None:
-    source = "sources: {db: {type: postgres, url: postgresql://h/d, tables: [a.b], toast: absent}}"
+@pytest.mark.parametrize(
+    ("type_", "url", "setting"), [("postgres", "postgresql://h/d", "toast"), ("mysql", "mysql://u@h", "missing")]
+)
+def test_values_left_out_need_a_log_that_keeps_everything(tmp_path: Path, type_: str, url: str, setting: str) -> None:
+    source = f"sources: {{db: {{type: {type_}, url: {url}, tables: [a.b], {setting}: absent}}}}"
     (problem,) = errors(tmp_path, f"version: 1\n{source}\n")
-    assert (problem.code, problem.path, problem.place.line) == ("disagreement", ("sources", "db", "toast"), 2)
+    assert (problem.code, problem.path, problem.place.line) == ("disagreement", ("sources", "db", setting), 2)
     read(tmp_path, f"version: 1\nlog: {{type: embedded, path: x, topics: {{cleanup: keep}}}}\n{source}\n")
 
 

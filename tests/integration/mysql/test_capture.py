@@ -25,7 +25,8 @@ def test_rows_that_exist_are_read_and_changes_follow(database: Database, source:
     assert_dense(shop.records())
 
 
-def test_changes_while_tables_are_read(database: Database, source: MakeSource) -> None:
+@pytest.mark.parametrize("image", ["FULL", "MINIMAL"])
+def test_changes_while_tables_are_read(database: Database, source: MakeSource, image: str) -> None:
     database.execute(ITEM)
     rows = ", ".join(f"({n}, 'x{n}', {n}, NULL)" for n in range(3000))
     database.execute(f"INSERT INTO item VALUES {rows}")
@@ -33,6 +34,7 @@ def test_changes_while_tables_are_read(database: Database, source: MakeSource) -
     with shop.running() as running:
         for n in range(40):
             database.execute(
+                f"SET SESSION binlog_row_image = {image}",
                 f"UPDATE item SET name = 'y', price = price + 1 WHERE id % 50 = {n % 50}",
                 f"DELETE FROM item WHERE id = {n * 7}",
                 f"INSERT INTO item VALUES ({n + 10_000}, 'z', 1, NULL)",

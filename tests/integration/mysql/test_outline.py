@@ -63,7 +63,7 @@ def test_what_the_server_lacks_is_a_comment(binlog: Binlog) -> None:
     finally:
         binlog.execute(f"SET GLOBAL sync_binlog = {durable}, GLOBAL binlog_row_image = '{image}'")
     scope = "PERSIST" if binlog.mysql else "GLOBAL"
-    assert "\n-- Needed: binlog_row_image is MINIMAL" in grants
+    assert "\n-- Advised: binlog_row_image is MINIMAL" in grants
     assert f"\n--   SET {scope} binlog_row_image = FULL;" in grants
     assert "\n-- Advised: sync_binlog is 0" in grants
     assert f"\n--   SET {scope} sync_binlog = 1;" in grants

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cdc.errors import DecodeError
 from cdc.event import UNCHANGED
 from connectors.mysql.charsets import charset
 from connectors.mysql.events import Payload, Query, Rows
@@ -158,18 +157,6 @@ def test_partial_documents(binlog: Binlog) -> None:
 
 
 @pytest.mark.parametrize("binlog", ["mysql"], indirect=True)
-def test_differences_from_a_document_that_was_not_sent_are_said(binlog: Binlog) -> None:
-    """To leave the column out would say that it has not changed."""
-    binlog.execute(
-        "CREATE TABLE item (id int PRIMARY KEY, v json)",
-        "INSERT INTO item VALUES (1, JSON_OBJECT('a', 1, 'b', REPEAT('x', 200)))",
-        "SET binlog_row_value_options = PARTIAL_JSON, binlog_row_image = MINIMAL",
-        "UPDATE item SET v = JSON_SET(v, '$.a', 2)",
-    )
-    with pytest.raises(DecodeError, match="column v there are differences from a document that was not sent"):
-        list(binlog.rows())
-
-
 def test_vectors(binlog: Binlog) -> None:
     made = binlog.vector()
     type_ = "vector(3)" if made else "varbinary(12)"  # which is what MariaDB's binlog has

@@ -123,16 +123,6 @@ def test_a_change_without_row_events_is_a_gap_until_a_snapshot(
     shop.assert_equal(database.table("item"))
 
 
-def test_rows_without_all_columns_are_a_gap(database: Database, shop: Source) -> None:
-    database.execute("INSERT INTO item VALUES (1, 1)")
-    database.execute("SET SESSION binlog_row_image = MINIMAL", "UPDATE item SET n = 2")
-    with pytest.raises(GapError, match="binlog_row_image"):
-        shop.capture()
-    shop.request_snapshot()
-    shop.capture()
-    shop.assert_equal(database.table("item"))
-
-
 def test_a_compressed_transaction(database: Database, shop: Source) -> None:
     if database.server.name == "MySQL":
         compressed = "SET SESSION binlog_transaction_compression = ON"
