@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -14,7 +15,7 @@ from cdc.errors import GapError
 from cdc.record import PARTIAL
 from cdc.source import incomplete
 from cdc.source.incomplete import Incomplete
-from connectors.mysql import reselect, stream
+from connectors.mysql import chunk, reselect, stream
 from connectors.mysql.reselect import Reselect
 from tests.integration.mysql.conftest import Database, MakeSource
 from tests.integration.mysql.semisync import unanswered
@@ -264,6 +265,31 @@ def test_absent_leaves_out_what_did_not_change(database: Database, source: MakeS
     shop.capture()
     assert unfilled(shop) == ([("u", b'{"id":1}')] if database.server.name == "MySQL" else [])
     shop.assert_equal(database.table("item"))  # a reader that merges has the value from the earlier record
+
+
+@pytest.mark.parametrize("missing", ["reselect", "absent"])
+def test_a_row_that_a_chunk_has_read_before_is_not_put_after_it(
+    database: Database, source: MakeSource, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Under `absent` the row that was read has the value, the update that would replace it has not."""
+    database.execute("CREATE TABLE item (id int PRIMARY KEY, a int, b int)", "INSERT INTO item VALUES (1, 1, 1)")
+    shop = source("item", missing=missing)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def reach(name: str) -> None:
+        if name == "snapshot.in_chunk" and not reached.is_set():
+            reached.set()
+            assert go_on.wait(30)
+
+    monkeypatch.setattr(chunk.faults, "reach", reach)
+    with shop.running() as running:
+        running.wait(reached.is_set, "the chunk to be read")
+        write(database, "MINIMAL", "UPDATE item SET a = 2")
+        running.wait(shop.events, "the update on the log")
+        go_on.set()
+        running.wait(lambda: not shop.position.snapshots, "the end of the snapshot")
+        running.catch_up()
+    shop.assert_equal(database.table("item"))
 
 
 def test_a_row_is_found_by_a_key_of_any_type(database: Database, source: MakeSource) -> None:
