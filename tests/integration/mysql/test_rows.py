@@ -156,7 +156,6 @@ def test_partial_documents(binlog: Binlog) -> None:
     assert [(after[2], after[3]) for after in images] == expected
 
 
-@pytest.mark.parametrize("binlog", ["mysql"], indirect=True)
 def test_vectors(binlog: Binlog) -> None:
     made = binlog.vector()
     type_ = "vector(3)" if made else "varbinary(12)"  # which is what MariaDB's binlog has
