@@ -114,6 +114,10 @@ class Connector(ABC):
         """
 
     @abstractmethod
+    def row_schemas(self, position: bytes) -> Mapping[str, str]:
+        """The id (hex) of the schema that the rows of each table, ``schema.table``, had last at `position`."""
+
+    @abstractmethod
     def leftovers(self) -> list[str]:
         """What ``cleanup`` would drop in the database, a sentence each. Raises UnreachableError."""
 

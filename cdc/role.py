@@ -143,7 +143,7 @@ def _pause(control: Control, state: State, error: CdcError, seconds: float) -> b
 def _snapshot_requested(control: Control, state: State, error: CdcError) -> bool:
     """Wait until somebody asked for a snapshot of this source; False when the worker is to stop instead."""
     while not _pause(control, state, error, POLL_SECONDS):
-        if control.request is not None:
+        if control.request is not None and "keys" not in control.request:
             return True
     return False
 

@@ -21,7 +21,8 @@ LAST_REPORT_SECONDS: Final = 12.0
 SILENT_SECONDS: Final = 15.0
 """A worker that has not reported for so long does not run any more, whatever it said last."""
 REQUEST: Final = "snapshot_request"
-"""Kind of the state by which ``cdc snapshot`` asks a source to read tables again: ``{"id": …, "tables": …}``."""
+"""Kind of the state by which ``cdc snapshot`` asks a source to read tables again: ``{"id": …, "tables": …}``, by the
+source's name. Listed keys of a table are asked for in parts that have ``keys`` too, by names ``SOURCE/…``, in order."""
 
 logger = structlog.get_logger()
 
@@ -63,8 +64,7 @@ class Control:
         """What ``cdc snapshot`` asked of this source, as far as it is known and not done."""
         self.looked = False
         """Whether `request` says what was asked for before this worker began."""
-        self.done: str | None = None
-        """The id of the request that was carried out last; it is then removed."""
+        self._done: str | None = None
         self._log = log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"control of {role}", daemon=True)
@@ -96,6 +96,17 @@ class Control:
     def wait(self, seconds: float) -> bool:
         """Sleep, but no longer than until `stop`; returns `stopping()`."""
         return self._stop.wait(seconds)
+
+    @property
+    def done(self) -> str | None:
+        """The id of the request that was carried out last; it is then removed, and the next one comes."""
+        return self._done
+
+    @done.setter
+    def done(self, id_: str | None) -> None:
+        if id_ != self._done:
+            self._done = id_
+            self._wake.set()
 
     def report(self, state: State, error: str = "", progress: Mapping[str, Any] | None = None) -> None:
         """Tell how the worker is. `error` is the sentence of the last failure, with its hint.
@@ -143,9 +154,10 @@ class Control:
         if kind != "source":
             self.looked = True
             return
-        request = self._log.states(REQUEST).get(name)
-        if request is not None and request["id"] == self.done:
-            self._log.put_state(REQUEST, name, None)
-            request = None
-        self.request = request
+        requests = self._log.states(REQUEST)
+        asked = sorted(one for one in requests if one.partition("/")[0] == name)  # whole tables come first
+        for one in [one for one in asked if requests[one]["id"] == self.done]:
+            self._log.put_state(REQUEST, one, None)
+            asked.remove(one)
+        self.request = requests[asked[0]] if asked else None
         self.looked = True

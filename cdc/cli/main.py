@@ -224,11 +224,26 @@ def tap(
 def snapshot(
     ctx: typer.Context,
     tables: Annotated[list[str] | None, typer.Argument(metavar="[TABLE]...", help="schema.table; default all.")] = None,
+    keys: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option("--keys", metavar="FILE", help='Only these rows of the table: {"id": 7}, a key a line; -: stdin.'),
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", metavar="JSON", help="One of them; can be repeated.")
+    ] = None,
 ) -> None:
-    """Have rows read again, which also mends a gap. A running capture does it now, otherwise the next one."""
-    from cdc.cli.snapshot import snapshot as command
+    """Have rows read again, which also mends a gap. A running capture does it now, otherwise the next one.
 
-    command(_session(ctx), tables or [])
+    Listed keys are mended everywhere: a row is read again, one that is gone is deleted.
+    """
+    from cdc.cli.snapshot import snapshot, snapshot_keys
+
+    if keys is None and not key:
+        snapshot(_session(ctx), tables or [])
+        return
+    lines = [(f"--key {number}", one.encode()) for number, one in enumerate(key or [], 1)]
+    lines += [(f"line {number}", line) for number, line in enumerate(keys or [], 1)]
+    snapshot_keys(_session(ctx), tables or [], lines)
 
 
 @app.command()

@@ -45,9 +45,11 @@ def status(session: Session, fail_on: str | None = None) -> None:
         }
         sinks = {name: _sink(pipeline, log, name, workers) for name in pipeline.sinks}
         requests = log.states(REQUEST)
-    for name, request in requests.items():
+    for name, request in sorted(requests.items()):
         if name in sources:
             sources[name]["snapshot_request"] = request
+        elif (source := name.partition("/")[0]) in sources:
+            sources[source]["requested_keys"] = sources[source].get("requested_keys", 0) + len(request["keys"])
     result = {"pipeline": pipeline.name, "sources": sources, "sinks": sinks}
     found = _findings(sources, sinks, fail_on) if fail_on else []
     shown = Group(_source_table(sources), _sink_table(sinks), *_remarks(sources, sinks))
@@ -134,6 +136,8 @@ def _remarks(sources: Mapping[str, Mapping[str, Any]], sinks: Mapping[str, Mappi
                 remarks.append(Text(redact(f"{kind} {name}: the snapshot waits for {part['waiting_for']}"), "yellow"))
             if part.get("snapshot_request"):
                 remarks.append(Text(f"{kind} {name}: a snapshot is requested and not begun"))
+            if part.get("requested_keys"):
+                remarks.append(Text(f"{kind} {name}: {part['requested_keys']:,} keys are requested and not begun"))
             for key, style in (("warning", "yellow"), ("database_error", "red"), ("error", "red")):
                 if part.get(key):
                     remarks.append(Text(redact(f"{kind} {name}: {part[key]}"), style))

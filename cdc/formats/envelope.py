@@ -9,7 +9,7 @@ oracle of the generated path, and the way of rows that need a closer look.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -139,14 +139,11 @@ def _has_key(schema: TableSchema, values: Sequence[Value]) -> bool:
 
 
 def _key(schema: TableSchema, values: Sequence[Value]) -> bytes:
-    members = []
+    row = {column.name: value for column, value in zip(schema.columns, values, strict=True)}
     for name in schema.key:
-        column = schema.by_name[name]
-        value = values[schema.columns.index(column)]
-        if value is None or value is UNCHANGED:
+        if row[name] is None or row[name] is UNCHANGED:
             raise DecodeError(f"a row of {schema.topic} came without its key column {name}")
-        members.append(dumps(name) + b":" + render(column.type, schema.profile, key_value(column, value)))
-    return b"{" + b",".join(members) + b"}"
+    return record_key(schema, row)
 
 
 def plain_records(
@@ -177,6 +174,16 @@ def plain_records(
         created = records.row(Operation.CREATE, None, after, version + 1, KEY_CHANGE)
         return [*records.delete(before, version, KEY_CHANGE), created]
     return [records.row(operation, before, after, version, 0)]
+
+
+def record_key(schema: TableSchema, row: Mapping[str, Value]) -> bytes:
+    """The key of a row's records, from the canonical values of its key columns. Raises ValueError for values that
+    cannot be rendered."""
+    members = []
+    for name in schema.key:
+        column = schema.by_name[name]
+        members.append(dumps(name) + b":" + render(column.type, schema.profile, key_value(column, row[name])))
+    return b"{" + b",".join(members) + b"}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,16 @@ from cdc.errors import GapError, PermanentError
 SNAPSHOT_COMMAND: Final = "cdc snapshot"
 
 
-class KeyRange(msgspec.Struct, frozen=True):
+class KeyRange(msgspec.Struct, frozen=True, omit_defaults=True):
     """Rows whose key is greater than `after` (None: from the first one on) and at most `until` (None: to the last one).
 
-    Both hold the key columns, or the first of them, as the connector writes them.
+    Both hold the key columns, or the first of them, as the connector writes them. With `keys`, record keys as JSON, it
+    is these rows instead, whether or not they exist.
     """
 
     after: list[str] | None = None
     until: list[str] | None = None
+    keys: list[str] | None = None
 
     def divided(self, at: Sequence[list[str]]) -> list[KeyRange]:
         """The same rows as ranges of their own, divided after the keys `at`, which rise."""
@@ -40,6 +42,11 @@ class TableSnapshot(msgspec.Struct, frozen=True):
     ranges: list[KeyRange] = msgspec.field(default_factory=lambda: [KeyRange()])
     rows: int = 0
     fence: str | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether not all of the table is still to be read."""
+        return KeyRange() not in self.ranges
 
     def advanced(self, read: KeyRange, rest: Sequence[KeyRange], rows: int) -> TableSnapshot:
         """What is left once so many rows of the range `read` are on the log too, and `rest` of it is not."""

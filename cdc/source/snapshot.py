@@ -3,7 +3,7 @@
 Several chunks are read side by side, of one table or of several. A table's first chunk finds out whether the rest is
 worth dividing; its ranges are then independent of each other. Rows whose key was touched while their chunk was read
 are dropped: the stream has something newer, or will not say more. What else orders a read against the stream is the
-connector's part (design, "Snapshot").
+connector's part (design, "Snapshot"). A list of keys is read in the same way, as a range of its own.
 """
 
 from __future__ import annotations
@@ -11,24 +11,33 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from cdc.errors import CdcError
+from cdc.errors import CdcError, DecodeError
+from cdc.event import Value
+from cdc.formats.json import decode
 from cdc.source.config import SnapshotConfig
 from cdc.source.plan import KeyRange, TableSnapshot
+from schemas.table import TableSchema
 
 log = structlog.get_logger()
 
 FIRST_CHUNK_ROWS: Final = 2_000
 CHUNK_ROWS: Final = (200, 500_000)
+CHUNK_KEYS: Final = 1_000
+"""How many listed keys a chunk reads at most."""
 RANGES_PER_READER: Final = 4
 """Into how many ranges a large table is divided: more than there are readers, so that they end at about one time."""
 LOOK_EVERY_SECONDS: Final = 0.2
 """How often the database is asked whether what is waited for has come about."""
+
+
+Keys = Mapping[bytes, Mapping[str, Value]]
+"""Record keys, each with its columns' values."""
 
 
 class ReadLater(CdcError):
@@ -43,6 +52,9 @@ class Chunk:
     the connector's generated function takes them. `rest` is what is left of the range, in `divide` ranges of about the
     same size if that is worth it. `table` is how the table looked when it was read, `table_rows` how many rows
     the server believes it has, None when nobody knows.
+
+    With `keys` it reads the rows that have one of these. What the database deems equal to one, though its bytes are
+    others, may be read as well. `unfit` then says why fewer must be read at once: what was read is not used.
     """
 
     table: Any
@@ -50,6 +62,8 @@ class Chunk:
     limit: int
     id: str
     divide: int = 1
+    keys: Keys | None = None
+    unfit: str = ""
     lines: list[bytes] = field(default_factory=list)
     rest: list[KeyRange] = field(default_factory=list)
     table_rows: int | None = None
@@ -99,7 +113,7 @@ class Snapshots(ABC, Generic[C]):
     """Drives the chunks. Called by the stream only, in its thread.
 
     `active` asks the database for the number of sessions of others that run a statement. `watch` is called with the
-    names of the tables whose keys the stream is to watch now.
+    names of the tables whose keys the stream is to watch now. `schema` tells that of a table's rows.
     """
 
     def __init__(
@@ -108,13 +122,16 @@ class Snapshots(ABC, Generic[C]):
         reader: Reader[C],
         active: Callable[[], int],
         watch: Callable[[Collection[str]], None],
+        schema: Callable[[Any], TableSchema],
     ) -> None:
         self._config = config
         self._reader = reader
         self._active = active
         self._watch = watch
+        self._schema = schema
         self._readings: dict[str, Reading[C]] = {}
         self._rows: dict[str, int] = {}
+        self._keys = CHUNK_KEYS
         self._locked: dict[str, float] = {}
         self._number = 0
         self._look_at = 0.0
@@ -155,11 +172,17 @@ class Snapshots(ABC, Generic[C]):
                 self._look_at = now + LOOK_EVERY_SECONDS
                 return
             self._number += 1
-            chunk = self._chunk(tables[name], range_, self._rows.get(name, FIRST_CHUNK_ROWS), f"{run}.{self._number}")
-            if not progress.rows and self._config.readers > 1:
+            chunk = self._chunk(tables[name], range_, self._limit(name, range_), f"{run}.{self._number}")
+            if range_.keys is not None:
+                chunk.keys = _decoded(range_.keys[: chunk.limit], self._schema(tables[name]))
+                chunk.rest = [KeyRange(keys=left)] if (left := range_.keys[chunk.limit :]) else []
+            elif not progress.begun and self._config.readers > 1:
                 chunk.divide = self._config.readers * RANGES_PER_READER
             self._begun(chunk)
             self._reader.begin(chunk)
+
+    def _limit(self, name: str, range_: KeyRange) -> int:
+        return self._rows.get(name, FIRST_CHUNK_ROWS) if range_.keys is None else self._keys
 
     def _begun(self, chunk: C) -> None:
         self._readings[chunk.id] = Reading(chunk)
@@ -215,7 +238,7 @@ class Snapshots(ABC, Generic[C]):
         chunk = reading.chunk
         self._drop(reading)
         self._late = time.monotonic() - chunk.marked_at > self._config.max_lag
-        why = reading.broken or why
+        why = reading.broken or why or chunk.unfit
         self._adapt(chunk, smaller="fit" in why)
         if why:
             log.info("snapshot.chunk_discarded", table=reading.table, why=why)
@@ -226,6 +249,11 @@ class Snapshots(ABC, Generic[C]):
 
     def _adapt(self, chunk: C, *, smaller: bool) -> None:
         """Rows for the table's next chunk, from what this one cost."""
+        if chunk.keys is not None:
+            count = len(chunk.keys)
+            fitting = int(count * self._config.chunk_bytes * 0.8 / max(chunk.size, 1))
+            self._keys = max(1, count // 2 if smaller else min(CHUNK_KEYS, fitting, chunk.limit * 2))
+            return
         rows = chunk.limit
         if smaller:
             rows = rows // 2
@@ -245,3 +273,14 @@ class Snapshots(ABC, Generic[C]):
     def close(self) -> None:
         """End running reads. Safe to call twice."""
         self._reader.close()
+
+
+def _decoded(keys: Sequence[str], schema: TableSchema) -> Keys:
+    """The keys, without those that are none of `schema` any more."""
+    found: dict[bytes, Mapping[str, Value]] = {}
+    for key in keys:
+        try:
+            found[key.encode()] = decode(schema, key.encode())
+        except DecodeError:
+            log.error("snapshot.key_unreadable", table=f"{schema.schema}.{schema.table}")
+    return found

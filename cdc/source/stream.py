@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Generic, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, cast
 
+import msgspec
 import structlog
 
 from cdc.capture import Item, Marker, Stream
 from cdc.compile import CompiledRead
-from cdc.formats.envelope import TransactionParts
+from cdc.event import UNCHANGED, Operation
+from cdc.formats.envelope import SourceBlock, TransactionParts, plain_records
 from cdc.log import Produced
 from cdc.progress import SnapshotProgress
 from cdc.record import SWEEP_KEY, marker_header
 from cdc.source.incomplete import Incomplete, Reselect
-from cdc.source.plan import TableSnapshot
+from cdc.source.plan import KeyRange, TableSnapshot
 from cdc.source.schemas import Schemas
-from cdc.source.snapshot import C, Snapshots
+from cdc.source.snapshot import C, Keys, Snapshots
 from cdc.source.tables import SourceTables
 from cdc.worker import Control, State
 from schemas.table import TableSchema
@@ -36,6 +38,9 @@ FILL_SECONDS: Final = 0.02
 
 class DatabaseStream(Stream, Generic[C]):
     """See :class:`cdc.capture.Stream`. One life per connection: after an error it is closed and a new one made."""
+
+    block: ClassVar[SourceBlock]
+    """The envelope's ``source`` block."""
 
     def __init__(self, name: str, tables: SourceTables[Any], control: Control) -> None:
         self._name = name
@@ -59,8 +64,12 @@ class DatabaseStream(Stream, Generic[C]):
         self._progress = SnapshotProgress()
 
     @abstractmethod
-    def _described(self, chunk: C) -> tuple[TableSchema, CompiledRead]:
-        """The schema of the rows that were read, and the function that renders them."""
+    def _schema(self, table: Any) -> TableSchema:
+        """The schema of a table's rows as the catalogue has it."""
+
+    @abstractmethod
+    def _compiled(self, chunk: C, schema: TableSchema) -> CompiledRead:
+        """The function that renders the rows that were read, which are of `schema`."""
 
     @abstractmethod
     def _reading(self, chunk: C) -> TransactionParts:
@@ -139,15 +148,21 @@ class DatabaseStream(Stream, Generic[C]):
         name = chunk.table.full_name
         self._items = []
         self._new_run()
-        schema, compiled = self._described(chunk)
+        schema = self._schema(chunk.table)
+        compiled = self._compiled(chunk, schema)
         resync = self._changed(chunk, schema) if not start else ""
-        if resync and self._plan[name].rows:
+        if resync and self._plan[name].begun:
             log.warning("table is read from its beginning: DDL changed its rows", table=name, why=resync)
             self._schedule(name)
             self._emitting, self.splittable = None, True
             return []
+        gone = self._gone(chunk, compiled, skip) if not start else {}
+        if gone is None:
+            self._emitting, self.splittable = None, True
+            return []
         if self._schemas.first_use(schema):
             self._put(schema)
+        self._delete(chunk, schema, gone)
         end = start + CHUNK_SLICE_ROWS
         lines = chunk.lines[start:end]
         self._version = compiled.read(self._append, lines, self._reading(chunk), self._version, skip)
@@ -158,13 +173,40 @@ class DatabaseStream(Stream, Generic[C]):
         self._emitting = None
         self.splittable = True
         progress = self._plan[name] = self._plan[name].advanced(chunk.range, chunk.rest, len(chunk.lines))
-        self._progress.read(name, progress.rows, chunk.table_rows)
+        self._progress.read(name, progress.rows, chunk.table_rows if chunk.keys is None else None)
         if not progress.ranges:
             del self._plan[name]
             self._progress.done(name, progress.rows)
             if progress.since is not None:
                 self._mark(schema.topic, SWEEP_KEY, marker_header(b"s", progress.since))
         return self._taken_items()
+
+    def _gone(self, chunk: C, compiled: CompiledRead, touched: Collection[bytes]) -> Keys | None:
+        """The listed keys that no row has and the stream did not touch; None: the chunk is to be read again.
+
+        A row may be equal to a listed key but for its bytes. Its record comes after the key's delete, or a store where
+        they are equal as well would lose it; which can't be if the stream has had it before.
+        """
+        if chunk.keys is None:
+            return {}
+        rows: list[Produced] = []
+        compiled.read(rows.append, chunk.lines, self._reading(chunk), 0, frozenset())
+        found = {row.key for row in rows}
+        if any(key in touched for key in found - chunk.keys.keys()):
+            return None
+        return {key: values for key, values in chunk.keys.items() if key not in found and key not in touched}
+
+    def _delete(self, chunk: C, schema: TableSchema, keys: Keys) -> None:
+        """The source has no such rows any more."""
+        reading, not_null = self._reading(chunk), chunk.table.not_null
+        for values in keys.values():
+            row = [values.get(column.name, UNCHANGED) for column in schema.columns]
+            records = plain_records(
+                schema, Operation.DELETE, row, None, reading, None, self._version, 0, not_null, self.block
+            )
+            for record in records:
+                self._append(record)
+            self._version += 1
 
     # -- requests and report -------------------------------------------------------------------------------------------
 
@@ -173,18 +215,30 @@ class DatabaseStream(Stream, Generic[C]):
         assert self._snapshots is not None
         self._snapshots.poll(self._plan, self._captured.captured, self._run, behind=self.more)
         request = self._control.request
-        if request is not None and request["id"] != self._request:
+        if request is not None and request["id"] != self._request and not ("keys" in request and self._has_list()):
             self._read_again(request)
 
+    def _has_list(self) -> bool:
+        """Whether listed keys are still to be read: one list at a time, which is stored with each position."""
+        return any(one.keys is not None for progress in self._plan.values() for one in progress.ranges)
+
     def _read_again(self, request: Mapping[str, Any]) -> None:
-        """``cdc snapshot`` asks for tables."""
+        """``cdc snapshot`` asks for tables, or for listed keys of one."""
         for name in request["tables"] or self._captured.captured:
-            if name in self._captured.captured:
-                self._schedule(name)
-            else:
+            if name not in self._captured.captured:
                 log.error("a snapshot was asked for of a table that is not captured", table=name)
+            elif "keys" in request:
+                progress = self._plan.get(name, TableSnapshot(None, []))
+                ranges = [KeyRange(keys=request["keys"]), *progress.ranges]
+                self._plan[name] = msgspec.structs.replace(progress, ranges=ranges)
+            else:
+                self._schedule(name)
         self._request = request["id"]
         self._dirty = True
+
+    def _nothing_asked(self) -> bool:
+        """All that was asked for has been read."""
+        return not self._plan and self._control.looked and self._control.request is None
 
     def _report(self, position: str, committed_at: float | None) -> None:
         """Tell state, position (printable), the last commit's time (seconds since 1970), and the snapshots."""

@@ -117,6 +117,10 @@ class MysqlConnector(Connector):
         added = {name: self._config.snapshot_mode(name) == "initial" for name in now if name not in before}
         return TableChanges(added, [name for name in before if name not in now])
 
+    def row_schemas(self, position: bytes) -> Mapping[str, str]:
+        """See :class:`cdc.connector.Connector`."""
+        return decode_position(position).schemas
+
     def leftovers(self) -> list[str]:
         """See :class:`cdc.connector.Connector`. A reader of a binlog leaves nothing at its server."""
         return []

@@ -28,6 +28,13 @@ class Charset:
     decode: Callable[[bytes], str]
     """The text of bytes. Raises UnicodeDecodeError where they are not well-formed."""
 
+    def encode(self, text: str) -> bytes | None:
+        """The only bytes that mean `text`; None where there may be others, or none."""
+        if self.width > 1:
+            return text.encode() if self.extends_ascii and _SINGLE.fullmatch(text) else None
+        meanings = self.decode(bytes(range(256)))
+        return bytes(map(meanings.index, text)) if all(meanings.count(one) == 1 for one in text) else None
+
     @property
     def extends_ascii(self) -> bool:
         """Whether bytes that are ASCII mean the same here."""
@@ -38,6 +45,8 @@ class Charset:
 
 
 _ASCII: Final = bytes(range(128))
+_SINGLE: Final = re.compile(r"[^?\\~\x80-\U0010ffff]*")
+"""ASCII, but for what other codes may be as well: those without a character, and two of the Japanese sets."""
 
 
 def _codec(name: str) -> Callable[[bytes], str]:

@@ -30,13 +30,13 @@ from cdc.errors import CdcError, PermanentError
 from cdc.source.config import SnapshotConfig
 from cdc.source.plan import KeyRange
 from cdc.source.reader import ThreadedReader
-from cdc.source.snapshot import Chunk, ReadLater
+from cdc.source.snapshot import Chunk, Keys, ReadLater
 from connectors.mysql.catalogue import describe
 from connectors.mysql.client import Address, Server, connect_reader, execute, packets, refused
 from connectors.mysql.definitions import quote
 from connectors.mysql.gtid import GtidSet, MariadbPosition
 from connectors.mysql.history import owned_gtids
-from connectors.mysql.keys import condition, key_columns
+from connectors.mysql.keys import condition, key_columns, listed
 from connectors.mysql.position import BinlogPlace, Executed, within
 from connectors.mysql.select import select_list, split_row
 from connectors.mysql.values import INTEGERS
@@ -46,6 +46,8 @@ LOCK_SECONDS: Final = 2
 """How long a chunk waits for a table that DDL has locked; then the read is tried again later."""
 VISIBLE_SECONDS: Final = 2.0
 """How long it waits until what has been streamed is visible; then the same."""
+WRONG_VALUE: Final = 1525
+"""The error for a text that is no date."""
 LOOK_SECONDS: Final = 0.02
 """How often MariaDB is asked for it."""
 
@@ -116,7 +118,10 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             chunk.table, chunk.table_rows = table, table.rows
             # 3. The rows, and how those that follow are to be shared out.
             chunk.read_at = time.time_ns() // 1000
-            self._read_rows(connection, chunk)
+            if chunk.keys is None:
+                self._read_rows(connection, chunk)
+            else:
+                self._read_listed(connection, chunk, chunk.keys)
             if chunk.rest and chunk.divide > 1 and connection.open:
                 chunk.rest = self._divide(connection, chunk)
             faults.reach("snapshot.in_chunk")
@@ -190,6 +195,19 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             place = expressions.index(column.expression) if column.expression else names.index(column.column.name)
             last.append(column.text(texts[place] or b""))
         chunk.rest = [KeyRange(last, chunk.range.until)]
+
+    def _read_listed(self, connection: Connection, chunk: MysqlChunk, keys: Keys) -> None:
+        """The rows of the chunk's keys. A value that its column can't hold is that of no row, and spoils the query."""
+        table = chunk.table
+        where = listed(key_columns(table), keys.values())
+        sql = f"SELECT {', '.join(select_list(table))} FROM {table.quoted} WHERE {where}"
+        try:
+            whole = _read(connection, sql, chunk, self._config.chunk_bytes)
+            chunk.unfit = "" if whole else "the rows do not fit into one chunk"
+        except pymysql.Error as error:
+            if error.args[0] != WRONG_VALUE:
+                raise
+            chunk.unfit = "a listed value does not fit its column" if len(keys) > 1 else ""
 
     def _divide(self, connection: Connection, chunk: MysqlChunk) -> list[KeyRange]:
         """The rest of a large table in ranges of the same width, if its key begins with an integer.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from cdc.event import Value
 from cdc.source.plan import KeyRange
@@ -34,6 +36,8 @@ _TIMES: Final = frozenset(
 _NUMBERED: Final = frozenset({ColumnType.BIT, ColumnType.SET, ColumnType.ENUM})
 _UNICODE: Final = frozenset({"utf8mb4", "utf8mb3", "ascii"})
 """Character sets whose text is in UTF-8 what it is."""
+ODD: Final = (ValueError, TypeError, AttributeError, OverflowError)
+"""What a value may raise that is none of its column's."""
 _DIGITS: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _MOMENT: Final = re.compile(r"[-0-9:. ]+")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]*")
@@ -50,8 +54,9 @@ class KeyColumn:
     """What the server printed, as text."""
     literal: Callable[[str], str]
     """The text as an SQL literal. Raises ValueError when it is none of this column's."""
-    canonical: Callable[[Value], str]
-    """A canonical value as an SQL literal. Characters that the column's character set has twice may be confused."""
+    of: Callable[[Any], str | None] = str
+    """The text of a canonical value; None where only the server knows it. Raises one of `ODD` when it is none of this
+    column's."""
 
     @property
     def name(self) -> str:
@@ -62,9 +67,12 @@ class KeyColumn:
         """The condition that a value is this one."""
         return f"{self.name} = {self.literal(text)}"
 
-    def is_value(self, value: Value) -> str:
-        """The condition that a value equals this canonical one. Raises ValueError when it is none of this column's."""
-        return f"{self.name} = {self.canonical(value)}"
+    def matches(self, value: Value) -> str:
+        """The condition that a value is this canonical one, or perhaps is equal but for its bytes. Raises as `of`."""
+        text = self.of(value)
+        if text is None:  # the server looks at all rows for it
+            return f"CONVERT({self.name} USING utf8mb4) = {_characters('utf8mb4')(str(value))}"
+        return self.equal(text)
 
     def beyond(self, text: str, *, above: bool) -> str:
         """The condition that a value comes after this one, or before it."""
@@ -80,6 +88,15 @@ def key_columns(table: CatalogTable) -> list[KeyColumn]:
     """Those of a table's key, in key order."""
     columns = {column.name: column for column in table.columns}
     return [_key_column(columns[name], table.declared.get(name, "")) for name in table.key]
+
+
+def listed(key: Sequence[KeyColumn], rows: Iterable[Mapping[str, Value]]) -> str:
+    """The condition for rows that have one of these keys, or perhaps are equal to one but for their bytes."""
+    ways = []
+    for row in rows:
+        with suppress(*ODD):  # no row can have it
+            ways.append(" AND ".join(column.matches(row[column.column.name]) for column in key))
+    return f"({') OR ('.join(ways)})" if ways else "FALSE"
 
 
 def condition(key: Sequence[KeyColumn], range_: KeyRange) -> str:
@@ -107,51 +124,54 @@ def _beyond(key: Sequence[KeyColumn], end: Sequence[str], *, above: bool) -> str
 
 
 def _key_column(column: MapColumn, declared: str) -> KeyColumn:
-    utf8 = _characters("utf8mb4")
     if declared_type(column, declared):
-        return KeyColumn(column, "", bytes.decode, utf8, _as_text(utf8))
+        return KeyColumn(column, "", bytes.decode, _characters("utf8mb4"))
     if column.type in _NUMBERED:
-        return KeyColumn(
-            column, f"{quote(column.name)} + 0", bytes.decode, _number, lambda v: str(_number_of(column, v))
-        )
+        return KeyColumn(column, f"{quote(column.name)} + 0", bytes.decode, _number, partial(_numbered, column))
     if column.type in INTEGERS or column.type in (ColumnType.YEAR, ColumnType.NEWDECIMAL):
-        return KeyColumn(column, "", bytes.decode, _number, _as_text(_number))
-    if column.type is ColumnType.FLOAT:
-        return KeyColumn(column, "", bytes.decode, _float, _as_text(_single))
-    if column.type is ColumnType.DOUBLE:
-        return KeyColumn(column, "", bytes.decode, _float, _as_text(_float))
+        return KeyColumn(column, "", bytes.decode, _number)
+    if column.type in (ColumnType.FLOAT, ColumnType.DOUBLE):
+        single = column.type is ColumnType.FLOAT
+        return KeyColumn(column, "", bytes.decode, _float, _single if single else str)
     if column.type in _TIMES:
-        moment = _as_text(_moment)
-        return KeyColumn(column, "", bytes.decode, _moment, lambda v: moment(str(v).replace("T", " ").rstrip("Z")))
+        return KeyColumn(column, "", bytes.decode, _moment, _printed)
     if not is_text(column):
-        return KeyColumn(column, "", bytes.hex, _hexadecimal, _bytes)
-    name = charset(column.collation).name
+        return KeyColumn(column, "", bytes.hex, _hexadecimal, bytes.hex)
+    characters = charset(column.collation)
+    name = characters.name
     if name in _UNICODE:
-        return KeyColumn(column, "", bytes.decode, utf8, _as_text(utf8))
-    expression = f"HEX({quote(column.name)})"
-    return KeyColumn(column, expression, bytes.decode, lambda text: f"_{name} {_hexadecimal(text)}", _as_text(utf8))
+        return KeyColumn(column, "", bytes.decode, _characters("utf8mb4"))
+    hexadecimal = f"HEX({quote(column.name)})"
+    return KeyColumn(
+        column,
+        hexadecimal,
+        bytes.decode,
+        lambda text: f"_{name} {_hexadecimal(text)}",
+        lambda text: None if (encoded := characters.encode(text)) is None else encoded.hex(),
+    )
 
 
-def _as_text(literal: Callable[[str], str]) -> Callable[[Value], str]:
-    return lambda value: literal(str(value))
-
-
-def _bytes(value: Value) -> str:
-    if not isinstance(value, bytes):
-        raise ValueError
-    return f"x'{value.hex()}'"
-
-
-def _number_of(column: MapColumn, value: Value) -> int:
-    """The number by which a bit, set or enum is compared."""
+def _numbered(column: MapColumn, value: Any) -> str:
+    """The number of an enum's member, the bits of a set or a bit field."""
     if isinstance(value, bytes):
-        return int.from_bytes(value, "big")
-    if isinstance(value, bool):
-        return int(value)
-    members = column.members
-    if column.type is ColumnType.ENUM:  # 0 is what is none of them
-        return members.index(str(value)) + 1 if value in members else 0
-    return sum(1 << members.index(member) for member in str(value).split(",") if member)
+        return str(int.from_bytes(value, "big"))
+    if column.type is ColumnType.ENUM:
+        return str(("", *column.members).index(value))
+    if column.type is ColumnType.SET:
+        return str(sum(1 << column.members.index(member) for member in value.split(",") if value))
+    return str(int(value))
+
+
+def _printed(moment: str) -> str:
+    """A date or time as the server prints it, which has a year 0."""
+    if moment.endswith(" BC"):
+        moment = "0000" + moment.removesuffix(" BC")[4:]
+    return moment.replace("T", " ").rstrip("Z")
+
+
+def _single(text: str) -> str:
+    """The digits of a `float`, as a `double` has them."""
+    return repr(struct.unpack("<f", struct.pack("<f", float(text)))[0])
 
 
 def _number(text: str) -> str:
@@ -162,14 +182,6 @@ def _number(text: str) -> str:
 
 def _float(text: str) -> str:
     return f"{float(text):.17e}"
-
-
-def _single(text: str) -> str:
-    """A column of single precision is compared as the double that it is."""
-    try:
-        return f"{struct.unpack('<f', struct.pack('<f', float(text)))[0]:.17e}"
-    except OverflowError as error:
-        raise ValueError from error
 
 
 def _moment(text: str) -> str:

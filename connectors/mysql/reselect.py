@@ -28,7 +28,7 @@ from cdc.source.incomplete import Incomplete
 from connectors.mysql.catalogue import CatalogTable, describe, schema_columns
 from connectors.mysql.client import Address, Server, connect_reader, execute, packets, refused
 from connectors.mysql.definitions import quote
-from connectors.mysql.keys import KeyColumn, key_columns
+from connectors.mysql.keys import ODD, KeyColumn, key_columns
 from connectors.mysql.position import BinlogPlace, Executed
 from connectors.mysql.select import compile_select, select_list
 from connectors.mysql.tablemap import MapColumn
@@ -147,8 +147,8 @@ class Reselect(incomplete.Reselect):
 def _is_row(columns: Sequence[KeyColumn], key: Sequence[Value]) -> str:
     """The condition that a row has this key."""
     try:
-        return f"({' AND '.join(column.is_value(value) for column, value in zip(columns, key, strict=True))})"
-    except ValueError:
+        return f"({' AND '.join(column.matches(value) for column, value in zip(columns, key, strict=True))})"
+    except ODD:
         return "FALSE"  # the column is of another type by now
 
 

@@ -20,6 +20,7 @@ from cdc.source.snapshot import Snapshots
 from connectors.mysql.catalogue import CatalogTable
 from connectors.mysql.chunk import ChunkReader, MysqlChunk
 from connectors.mysql.position import BinlogPlace, Executed, within
+from schemas.table import TableSchema
 
 
 class MysqlSnapshots(Snapshots[MysqlChunk]):
@@ -32,8 +33,9 @@ class MysqlSnapshots(Snapshots[MysqlChunk]):
         captured: Callable[[], Executed],
         active: Callable[[], int],
         watch: Callable[[Collection[str]], None],
+        schema: Callable[[CatalogTable], TableSchema],
     ) -> None:
-        super().__init__(config, reader, active, watch)
+        super().__init__(config, reader, active, watch, schema)
         self._captured = captured
 
     def _may_read(self, progress: TableSnapshot) -> str:  # noqa: ARG002 - each chunk's reader waits by itself

@@ -22,11 +22,12 @@ from cdc.source.schemas import Schemas
 from cdc.source.stream import BATCH_BYTES, DatabaseStream
 from cdc.worker import Control
 from connectors.mysql import statement as sql
+from connectors.mysql.catalogue import CatalogTable
 from connectors.mysql.chunk import ChunkReader, MysqlChunk
 from connectors.mysql.config import MysqlConfig
 from connectors.mysql.consequences import consequences
 from connectors.mysql.dump import DumpConnection
-from connectors.mysql.envelope import BinlogEnvelope, event_place
+from connectors.mysql.envelope import BLOCK, BinlogEnvelope, event_place
 from connectors.mysql.events import (
     BinlogEvent,
     GtidEvent,
@@ -78,6 +79,8 @@ LOCK_SECONDS: Final = 5
 
 class MysqlStream(DatabaseStream[MysqlChunk]):
     """See :class:`cdc.capture.Stream`. One life per connection: after an error it is closed and a new one made."""
+
+    block = BLOCK
 
     def __init__(self, name: str, config: MysqlConfig, tables: Tables, log_: Log, control: Control, lock: str) -> None:
         """`lock`: the name of the lock at the server that a source's only reader holds."""
@@ -163,6 +166,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
             lambda: self._executed,
             self._tables.active_sessions,
             self._watch,
+            self._schema,
         )
 
     def _in_new_epoch(self, stored: Position) -> Position:
@@ -508,9 +512,11 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
     def _watch(self, tables: Collection[str]) -> None:
         self._watched = set(tables)
 
-    def _described(self, chunk: MysqlChunk) -> tuple[TableSchema, CompiledRead]:
-        schema = self._relations.schema(chunk.table)
-        return schema, self._schemas.read(schema, chunk.table)
+    def _schema(self, table: CatalogTable) -> TableSchema:
+        return self._relations.schema(table)
+
+    def _compiled(self, chunk: MysqlChunk, schema: TableSchema) -> CompiledRead:
+        return self._schemas.read(schema, chunk.table)
 
     def _reading(self, chunk: MysqlChunk) -> TransactionParts:
         return self._envelope.reading(chunk.read_at, time.time_ns())
@@ -564,8 +570,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         if self._in_transaction or not self.splittable or half is not None:
             return
         self._attend_snapshots()
-        control = self._control
-        if control.until_caught_up and control.looked and self._goal is None and not self._plan:
+        if self._control.until_caught_up and self._goal is None and self._nothing_asked():
             self._goal = binlog_end(self._tables.rows, self._open_connection().server)
 
     def caught_up(self) -> bool:
@@ -573,7 +578,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         return (
             self._goal is not None
             and self._reader.place >= self._goal
-            and not self._plan
+            and self._nothing_asked()
             and not self._in_transaction
             and not self._dirty
             and self._stored_executed == self._executed

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -20,12 +21,14 @@ from cdc import faults
 from cdc.errors import CdcError, PermanentError
 from cdc.source.plan import KeyRange
 from cdc.source.reader import ThreadedReader
-from cdc.source.snapshot import Chunk, ReadLater
-from connectors.postgres.catalogue import CatalogTable, describe
+from cdc.source.snapshot import Chunk, Keys, ReadLater
+from connectors.postgres.catalogue import CatalogTable, describe, look_up_type
 from connectors.postgres.client import connect, unreachable
 from connectors.postgres.config import PostgresConfig
+from connectors.postgres.values import logical_type, to_sql_text
 from connectors.postgres.visibility import DatabaseSnapshot
 from connectors.postgres.wire import unescape
+from schemas.types import LogicalType
 
 MESSAGE_PREFIX: Final = "cdc"
 """Prefix of our own logical messages: marks and heartbeats."""
@@ -110,7 +113,10 @@ class ChunkReader(ThreadedReader[psycopg.Connection[Any], PostgresChunk]):
             chunk.table = table
             # 4. The rows, and how those that follow are to be shared out.
             chunk.read_at = time.time_ns() // 1000
-            self._copy(connection, chunk)
+            if chunk.keys is None:
+                self._copy(connection, chunk)
+            else:
+                self._copy_listed(connection, chunk, chunk.keys)
             if chunk.rest and chunk.divide > 1:
                 chunk.rest = self._divide(connection, chunk, size or 0)
             faults.reach("snapshot.in_chunk")
@@ -137,6 +143,17 @@ class ChunkReader(ThreadedReader[psycopg.Connection[Any], PostgresChunk]):
         values = chunk.lines[-1].split(b"\t")
         last = [(unescape(values[names.index(name)]) or b"").decode() for name in chunk.table.key]
         chunk.rest = [KeyRange(last, chunk.range.until)]
+
+    def _copy_listed(self, connection: psycopg.Connection[Any], chunk: PostgresChunk, keys: Keys) -> None:
+        """The rows of the chunk's keys. A value that its column can't hold is that of no row, and spoils the query."""
+        if not keys:
+            return
+        try:
+            statement = _select_listed(chunk.table, _key_types(connection, chunk.table), keys)
+            chunk.lines, chunk.size, whole = _copied(connection, statement, self._config.snapshot.chunk_bytes)
+            chunk.unfit = "" if whole else "the rows do not fit into one chunk"
+        except psycopg.DataError:
+            chunk.unfit = "a listed value does not fit its column" if len(keys) > 1 else ""
 
     def _divide(self, connection: psycopg.Connection[Any], chunk: PostgresChunk, size: int) -> list[KeyRange]:
         """The rest of the table, which has `size` bytes, in ranges that a sample of its pages says are equal."""
@@ -175,6 +192,25 @@ def _copied(connection: psycopg.Connection[Any], query: sql.Composed, most: int)
         if end.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.COPY_OUT):
             raise psycopg.errors.error_from_result(end)
     return lines, size, whole
+
+
+def _key_types(connection: psycopg.Connection[Any], table: CatalogTable) -> list[LogicalType]:
+    columns = {column.name: column for column in table.columns}
+    lookup = partial(look_up_type, connection)
+    return [logical_type(columns[name].type_oid, columns[name].type_modifier, lookup)[0] for name in table.key]
+
+
+def _select_listed(table: CatalogTable, types: Sequence[LogicalType], keys: Keys) -> sql.Composed:
+    """The rows that have one of the keys: literals without a type become values of the columns'."""
+    columns = list(zip(table.key, types, strict=True))
+    texts = [[to_sql_text(type_, key[name]) for name, type_ in columns] for key in keys.values()]
+    rows = [sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, row))) for row in texts]
+    return sql.SQL("SELECT {} FROM ONLY {} WHERE ({}) IN ({})").format(
+        sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
+        sql.Identifier(table.schema, table.name),
+        sql.SQL(", ").join(map(sql.Identifier, table.key)),
+        sql.SQL(", ").join(rows),
+    )
 
 
 def _select(

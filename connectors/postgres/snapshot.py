@@ -22,6 +22,7 @@ from cdc.source.snapshot import Snapshots
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.chunk import ChunkReader, PostgresChunk
 from connectors.postgres.visibility import DatabaseSnapshot
+from schemas.table import TableSchema
 
 
 class PostgresSnapshots(Snapshots[PostgresChunk]):
@@ -38,8 +39,9 @@ class PostgresSnapshots(Snapshots[PostgresChunk]):
         begun: Callable[[], DatabaseSnapshot],
         active: Callable[[], int],
         watch: Callable[[Collection[str]], None],
+        schema: Callable[[CatalogTable], TableSchema],
     ) -> None:
-        super().__init__(config, reader, active, watch)
+        super().__init__(config, reader, active, watch, schema)
         self._current = current
         self._begun_snapshot = begun
         self._tracking: DatabaseSnapshot | None = None

@@ -14,7 +14,7 @@ from cdc.capture import Item
 from cdc.compile import CompiledRead
 from cdc.errors import DecodeError, TransientError
 from cdc.event import SEQUENCE_BITS, UNCHANGED
-from cdc.formats.envelope import Envelope, TransactionParts
+from cdc.formats.envelope import POSTGRESQL, Envelope, TransactionParts
 from cdc.log import Log
 from cdc.record import TRUNCATE_KEY, marker_header
 from cdc.source.incomplete import Incomplete, record_keys
@@ -23,6 +23,7 @@ from cdc.source.schemas import Schemas
 from cdc.source.stream import BATCH_BYTES, DatabaseStream
 from cdc.worker import Control
 from connectors.postgres import pgoutput, wire
+from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.chunk import MESSAGE_PREFIX, ChunkReader, PostgresChunk
 from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
@@ -54,6 +55,8 @@ _INSERT, _UPDATE, _DELETE, _BEGIN, _COMMIT = b"IUDBC"
 
 class PostgresStream(DatabaseStream[PostgresChunk]):
     """See :class:`cdc.capture.Stream`. One life per connection: after an error it is closed and a new one made."""
+
+    block = POSTGRESQL
 
     def __init__(self, name: str, config: PostgresConfig, tables: Tables, log_: Log, control: Control) -> None:
         super().__init__(name, tables, control)
@@ -117,6 +120,7 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
             self._tables.begun_snapshot,
             self._tables.active_sessions,
             self._watch,
+            self._schema,
         )
         if self._anchor is None:
             self._tables.emit(self._stored.nonce)
@@ -328,10 +332,12 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
         assert self._snapshots is not None
         self._relations.watch(tables, self._snapshots.touched)
 
-    def _described(self, chunk: PostgresChunk) -> tuple[TableSchema, CompiledRead]:
-        columns = [(column.name, column.type_oid, column.type_modifier) for column in chunk.table.columns]
-        schema = self._relations.schema(chunk.table, columns)
-        return schema, self._schemas.read(schema)
+    def _schema(self, table: CatalogTable) -> TableSchema:
+        columns = [(column.name, column.type_oid, column.type_modifier) for column in table.columns]
+        return self._relations.schema(table, columns)
+
+    def _compiled(self, chunk: PostgresChunk, schema: TableSchema) -> CompiledRead:  # noqa: ARG002 - as others need it
+        return self._schemas.read(schema)
 
     def _reading(self, chunk: PostgresChunk) -> TransactionParts:
         return self._envelope.reading(chunk.read_at, time.time_ns())
@@ -396,13 +402,13 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
         if now - self._anchored_at > HEARTBEAT_SECONDS and behind > IDLE_WAL_BYTES:
             self._anchored_at = now
             self._tables.emit(self._stored.nonce)
-        if self._control.until_caught_up and self._control.looked and self._goal is None and not self._plan:
+        if self._control.until_caught_up and self._goal is None and self._nothing_asked():
             self._goal = uuid.uuid4().hex
             self._tables.emit(self._goal)
 
     def caught_up(self) -> bool:
         """See :class:`cdc.capture.Stream`."""
-        return self._goal_stored and not self._plan
+        return self._goal_stored and self._nothing_asked()
 
     def report(self) -> None:
         """Tell state, position and snapshot."""

@@ -137,6 +137,11 @@ class Scripted:
         for sink in sinks:
             wait_until(lambda sink=sink: self.stored(sink) == self._rows, what=f"{sink} holding {self._rows} rows")
 
+    def requests(self) -> Mapping[str, Mapping[str, Any]]:
+        """What ``cdc snapshot`` has stored."""
+        with closing(EmbeddedLog(EmbeddedConfig(path=self.folder / "log"), "shop")) as log:
+            return log.states("snapshot_request")
+
     def fail(self, part: str, word: str | None) -> None:
         """Tell the source or a sink which error to meet, or to meet none."""
         file = self.folder / part / "fail"

@@ -141,6 +141,12 @@ class Source:
         """What ``cdc snapshot`` stores."""
         self.log.put_state("snapshot_request", SOURCE, {"id": uuid.uuid4().hex, "tables": list(tables)})
 
+    def request_keys(self, table: str, *keys: bytes | str) -> None:
+        """What ``cdc snapshot TABLE --keys`` stores, as one part."""
+        id_ = str(time.time_ns())
+        listed = [key.decode() if isinstance(key, bytes) else key for key in keys]
+        self.log.put_state("snapshot_request", f"{SOURCE}/{id_}", {"id": id_, "tables": [table], "keys": listed})
+
     # -- the log, read back --------------------------------------------------------------------------------------------
 
     def records(self, table: str | None = None) -> list[Logged]:

@@ -219,6 +219,32 @@ def test_snapshot_leaves_word_for_the_next_run(scripted: Scripted) -> None:
     assert "snapshot_request" not in scripted.json("status")["result"]["sources"]["db"]
 
 
+def test_snapshot_of_listed_keys_leaves_them_for_the_next_run(scripted: Scripted) -> None:
+    early = scripted.cdc("snapshot", "public.items", "--key", '{"id": 1}')
+    assert (early.exit_code, "db has not captured any row of public.items yet" in early.stderr) == (2, True)
+    delivered(scripted, 1)
+    listed = scripted.folder / "keys.jsonl"
+    listed.write_text('{"id": 1}\n{"id": 2}\n{"ID": 3}\n')
+    refused = scripted.cdc("snapshot", "public.items", "--keys", str(listed))
+    assert refused.exit_code == 2
+    assert "line 3: the columns are not those of the key (id); nothing was requested" in refused.stderr
+    assert '-> expected {"id": bigint}' in refused.stderr
+    for tables in ((), ("public.items", "public.items")):
+        assert scripted.cdc("snapshot", *tables, "--keys", str(listed)).exit_code == 2
+    assert scripted.requests() == {}
+
+    listed.write_text("".join(f'{{"id": {number}}}\n' for number in range(1, 1501)))
+    result = scripted.json("snapshot", "public.items", "--keys", str(listed), "--key", '{"id": 7000}')["result"]
+    assert (result["requests"]["db"]["tables"], result["requests"]["db"]["keys"]) == (["public.items"], 1501)
+    first, second = (request for _, request in sorted(scripted.requests().items()))
+    assert (first["keys"][:2], len(first["keys"])) == (['{"id":7000}', '{"id":1}'], 1000)
+    assert (second["keys"][-1], len(second["keys"]), second["id"] != first["id"]) == ('{"id":1500}', 501, True)
+    assert scripted.json("status")["result"]["sources"]["db"]["requested_keys"] == 1501
+    assert "source db: 1,501 keys are requested and not begun" in scripted.cdc("status").stdout
+    said = "source db: snapshot of 1 key of public.items requested; the next `cdc run` begins with it"
+    assert said in scripted.cdc("snapshot", "public.items", "--key", '{"id": 2}').stdout
+
+
 def test_snapshot_of_a_table_that_nobody_captures(scripted: Scripted) -> None:
     result = scripted.cdc("snapshot", "public.item")
     assert result.exit_code == 2

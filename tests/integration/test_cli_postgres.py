@@ -97,18 +97,26 @@ def test_from_validate_to_cleanup(shop: Database, tmp_path: Path) -> None:
 
     shop.execute("UPDATE customers SET name = 'renamed' WHERE id = 7")
     shop.execute("DELETE FROM customers WHERE id > 90")
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as warehouse:  # a stale row, and a ghost
+        warehouse.execute("UPDATE customers SET name = 'stale' WHERE id = 8")
+        ghost = """SELECT * REPLACE (999 AS id, '{"id":999}' AS _cdc_key) FROM customers WHERE id = 8"""
+        warehouse.execute(f"INSERT INTO customers {ghost}")
+    user.cdc("snapshot", "public.customers", "--key", '{"id":8}', "--key", '{"id":999}')
     user.cdc("run", "--until-caught-up")
     assert user.rows() == 90
-    lines = user.cdc("tap", "--from", "beginning", "--op", "u,d", "--limit", "11").splitlines()
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as warehouse:
+        mended = warehouse.execute("SELECT id, name FROM customers WHERE id IN (8, 999)").fetchall()
+    assert mended == [(8, "customer 8")]
+    lines = user.cdc("tap", "--from", "beginning", "--op", "u,d", "--limit", "12").splitlines()
     assert sorted((json.loads(line)["op"], json.loads(line)["key"]["id"]) for line in lines) == [
-        *(("d", number) for number in range(91, 101)),
+        *(("d", number) for number in (*range(91, 101), 999)),
         ("u", 7),
     ]
 
     user.cdc("snapshot", "public.customers")
     user.cdc("run", "--until-caught-up")
-    reads = user.cdc("tap", "--from", "beginning", "--op", "r", "--limit", "190").splitlines()
-    assert len(reads) == 190
+    reads = user.cdc("tap", "--from", "beginning", "--op", "r", "--limit", "191").splitlines()
+    assert len(reads) == 191
 
     assert user.slots() == [("cdc_cdc_db",), ("cdc_cdc_db",)]
     user.cdc("cleanup", "--yes")

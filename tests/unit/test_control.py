@@ -103,3 +103,16 @@ def test_a_request_is_seen_and_goes_when_it_was_carried_out(monkeypatch: pytest.
         states.put_state(REQUEST, "shop", {"id": "c", "tables": ["public.t"]})
         wait_until(lambda: worker.request is not None, what="the next request")
         assert worker.request["id"] == "c"
+
+
+def test_lists_of_keys_are_seen_in_order_after_whole_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc.worker.LOOK_SECONDS", 60.0)
+    states = States()
+    for name, id_ in (("shop/2", "c"), ("shop/1", "b"), ("shop", "a"), ("shop_b", "x"), ("shop_b/1", "y")):
+        states.put_state(REQUEST, name, {"id": id_})
+    with control(states) as worker:
+        for id_ in "abc":
+            wait_until(lambda id_=id_: worker.request == {"id": id_}, what=f"request {id_}, at once", seconds=5)
+            worker.done = id_
+        wait_until(lambda: worker.looked and worker.request is None, what="the last one to go")
+    assert set(states.states(REQUEST)) == {"shop_b", "shop_b/1"}

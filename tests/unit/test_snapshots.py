@@ -13,8 +13,11 @@ from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.chunk import PostgresChunk
 from connectors.postgres.snapshot import PostgresSnapshots
 from connectors.postgres.visibility import DatabaseSnapshot
+from schemas.table import Column, TableSchema
+from schemas.types import Kind, LogicalType
 
 TABLE = CatalogTable(1, "public", "item", "d", (), ("id",))
+SCHEMA = TableSchema("t", "public", "item", (Column("id", LogicalType(Kind.INT32), "integer"),), ("id",))
 ALL = DatabaseSnapshot(1000, 1000, frozenset())
 
 
@@ -37,7 +40,7 @@ def reader() -> Reader:
 def snapshots(reader: Reader) -> PostgresSnapshots:
     config = SnapshotConfig(readers=1, max_lag="5s")  # type: ignore[arg-type]
     anything: Any = reader
-    return PostgresSnapshots(config, anything, lambda: ALL, lambda: ALL, lambda: 0, lambda _: None)
+    return PostgresSnapshots(config, anything, lambda: ALL, lambda: ALL, lambda: 0, lambda _: None, lambda _: SCHEMA)
 
 
 def _poll(snapshots: PostgresSnapshots, *, behind: bool) -> None:

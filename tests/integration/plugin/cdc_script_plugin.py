@@ -137,6 +137,9 @@ class ScriptConnector(Connector):
     def table_changes(self, position: bytes) -> TableChanges:
         return TableChanges({}, [])
 
+    def row_schemas(self, position: bytes) -> Mapping[str, str]:
+        return {"public.items": self._schema.id.hex()}
+
     def leftovers(self) -> list[str]:
         return ["slot script"]
 
