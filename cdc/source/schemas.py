@@ -19,13 +19,15 @@ class Schemas:
         self.last = dict(last)
         """The id (hex) of the schema that each table's rows had last, for the position. Replaced, never changed."""
         self._compile = compile_read
-        self._reads: dict[bytes, CompiledRead] = {}
+        self._reads: dict[bytes, tuple[tuple[object, ...], CompiledRead]] = {}
 
     def read(self, schema: TableSchema, *details: object) -> CompiledRead:
         """The function that renders a snapshot's lines; `details` are what else the connector makes it from."""
-        if schema.id not in self._reads:
-            self._reads[schema.id] = self._compile(schema, *details)
-        return self._reads[schema.id]
+        made_from, read = self._reads.get(schema.id, (None, None))
+        if read is None or made_from != details:  # a column may be nullable by now: the schema does not have that
+            read = self._compile(schema, *details)
+            self._reads[schema.id] = (details, read)
+        return read
 
     def first_use(self, schema: TableSchema) -> TableSchema | None:
         """The schema if its record must be appended now, before the first row that refers to it."""
