@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from confluent_kafka.admin import NewTopic
+
 from cdc.findings import Finding, Severity
 from cdc.log import DELETE_RETENTION_SECONDS, Cleanup, Expire
 from cdc.log._kafka_client import MAX_RECORD_BYTES
@@ -147,6 +149,15 @@ class Examiner:
             f"--add-config {changed}"
         )
         return Finding("log.topic", severity, f"topic {name} {message}", command)
+
+
+def creation(topic: NewTopic, bootstrap: str) -> str:
+    """The command that creates `topic`."""
+    configured = "".join(f" --config {key}={value}" for key, value in topic.config.items())
+    return (
+        f"kafka-topics.sh --bootstrap-server {bootstrap} --create --topic {topic.topic} "
+        f"--partitions {topic.num_partitions} --replication-factor {topic.replication_factor}{configured}"
+    )
 
 
 def _days(milliseconds: str) -> str:

@@ -49,7 +49,7 @@ from cdc.log._kafka_client import (
 )
 from cdc.log._kafka_prepared import PreparedTopic
 from cdc.log._kafka_reader import KafkaReader
-from cdc.log._kafka_settings import DEFAULTS, INTERNAL, Examiner, delete_retention, settings
+from cdc.log._kafka_settings import DEFAULTS, INTERNAL, Examiner, creation, delete_retention, settings
 from cdc.log._kafka_tables import Table, last_value
 from cdc.log._kafka_writer import KafkaWriter
 from schemas.table import TableSchema
@@ -102,16 +102,17 @@ class KafkaLog(Log):
             self._refuse_what_loses(there & {*names, *self._internal})
         if not missing and not internal:
             return
-        if not self._config.topics.create:
-            raise PermanentError(
-                f"Kafka lacks these topics, and log.topics.create is false: {', '.join(missing + internal)}",
-                hint="create them (README, Topics), or set log.topics.create: true",
-            )
         brokers = len(self._call(lambda client: client.list_topics(timeout=CALL_SECONDS), "listing brokers").brokers)
         replicas = self._config.topics.replicas or min(3, brokers)
         made = settings(self._config.topics.cleanup, replicas)
         new = [NewTopic(name, self._config.topics.partitions, replicas, config=made) for name in missing]
         new += [NewTopic(name, 1, replicas, config=INTERNAL) for name in internal]
+        if not self._config.topics.create:
+            commands = [creation(topic, self._config.bootstrap) for topic in new]
+            raise PermanentError(
+                f"Kafka lacks these topics, and log.topics.create is false: {', '.join(missing + internal)}",
+                hint="\n".join(["set log.topics.create: true, or create them:", *commands]),
+            )
         created = self._call(
             lambda client: client.create_topics(new, operation_timeout=CALL_SECONDS), "creating topics"
         )
