@@ -172,7 +172,7 @@ _INSERTED: Final = """
 append(new(Produced, (TOPIC, key, value, HEADER)))
 """
 
-_UPDATE: Final = """
+_OLD_IF_SENT: Final = """
 old_key = None
 before = b"null"
 if HAS_OLD:
@@ -180,6 +180,14 @@ if HAS_OLD:
     {read_old}
     old_key = OLD_KEY
     before = OLD_IMAGE
+"""
+_OLD: Final = """
+{open_old}
+{read_old}
+old_key = OLD_KEY
+before = OLD_IMAGE
+"""
+_UPDATE: Final = """
 {open}
 {read}
 {close}
@@ -203,24 +211,6 @@ else:
     append(new(Produced, (TOPIC, key, value, CREATE_HEADER)))
 """
 
-_REWRITE: Final = """
-{open_old}
-{read_old}
-old_key = OLD_KEY
-before = OLD_IMAGE
-{open}
-{read}
-{close}
-{lsn}
-key = KEY
-after = IMAGE
-if old_key == key:
-    value = VALUE
-    deleted = None
-else:
-    deleted = DELETED
-    value = CREATED
-"""
 _OLD_PART: Final = """
 start = i
 {read}
@@ -366,7 +356,7 @@ class _Code:
             frame,
             "update",
             _fill(
-                _REWRITE if wire.parts else _UPDATE,
+                (_OLD if wire.parts else _OLD_IF_SENT) + _UPDATE,
                 lines | self.parts() if wire.parts else lines,
                 **(new | old | self.images() if wire.parts else new | old),
                 HAS_OLD=wire.has_old,

@@ -44,7 +44,7 @@ def check_settings(server: Server, variables: Mapping[str, str]) -> Iterator[Fin
         yield error(
             "gtid_mode", f"gtid_mode is {server.gtid_mode}: a place in the binlog has no name that stays", _GTID_ON
         )
-    if (image := variables["binlog_row_image"]) in ("MINIMAL", "NOBLOB"):
+    if (image := variables.get("binlog_row_image")) in ("MINIMAL", "NOBLOB"):
         yield warning(
             "binlog_row_image",
             f"binlog_row_image is {image}: rows in the binlog lack columns, and each such row is read again by its key",
