@@ -111,9 +111,12 @@ class Control:
     def report(self, state: State, error: str = "", progress: Mapping[str, Any] | None = None) -> None:
         """Tell how the worker is. `error` is the sentence of the last failure, with its hint.
 
+        A worker that starts after a failure is ``retrying`` until it works: what failed stays in sight meanwhile.
         Raises what kept the report before from being stored, unless that was transient.
         """
         before = self._latest
+        if state is State.STARTING and before is not None and before["state"] == State.RETRYING:
+            state, error = State.RETRYING, before["error"]
         self._latest = {"state": state.value, "error": error, "at": time.time(), **(progress or {})}
         if before is None or (before["state"], before["error"]) != (state.value, error):
             self._wake.set()

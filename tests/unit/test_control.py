@@ -58,6 +58,19 @@ def test_a_change_of_state_is_stored_at_once_and_the_last_report_before_the_end(
     assert states.held["worker", ROLE]["records"] == 2
 
 
+def test_who_tries_again_says_what_failed_until_it_works() -> None:
+    states = States()
+    with control(states) as worker:
+        worker.report(State.RETRYING, "the database is away")
+        worker.report(State.STARTING)
+    assert (states.said(), states.held["worker", ROLE]["error"]) == ("retrying", "the database is away")
+    with control(states) as worker:
+        worker.report(State.RETRYING, "the database is away")
+        worker.report(State.STARTING)
+        worker.report(State.STREAMING)
+    assert (states.said(), states.held["worker", ROLE]["error"]) == ("streaming", "")
+
+
 def test_a_log_that_does_not_answer_does_not_hold_up_the_worker() -> None:
     states = States()
     with control(states) as worker:
