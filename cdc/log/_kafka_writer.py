@@ -70,19 +70,20 @@ class KafkaWriter(LogWriter):
 
     def fence(self) -> bytes | None:
         deadline = time.monotonic() + FENCE_SECONDS
-        for settings in self._settings:
-            producer = Producer(settings)
-            self._producers.append(producer)
-            try:
-                # Connected first: otherwise the client may ask a connection that it is about to replace, and then
-                # waits half a second before it asks again.
-                producer.list_topics(self._positions, max(deadline - time.monotonic(), 1.0))
+        self._producers.extend(map(Producer, self._settings))
+        try:
+            # Connected first: the client drops its first connection once it knows the brokers, and who takes over
+            # meanwhile waits half a second. The second answer comes by the connection that stays.
+            for _ in range(2):
+                for producer in self._producers:
+                    producer.list_topics(self._positions, max(deadline - time.monotonic(), 1.0))
+            for producer in self._producers:
                 producer.init_transactions(max(deadline - time.monotonic(), 1.0))
-            except KafkaException as raised:
-                error = error_of(raised)
-                if error.retriable() and self._trouble is not None:
-                    error = self._trouble  # what kept it from being reached
-                raise self._failed(error, "taking over the source's transactions") from raised
+        except KafkaException as raised:
+            error = error_of(raised)
+            if error.retriable() and self._trouble is not None:
+                error = self._trouble  # what kept it from being reached
+            raise self._failed(error, "taking over the source's transactions") from raised
         self._kept = {transaction: [*places] for transaction, places in self._prepared.fenced(self._source).items()}
         return self._read_position()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -9,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psutil
 import pytest
@@ -68,6 +70,22 @@ def _until_it_fails(writer: LogWriter, records: list[Produced], seconds: float) 
     with pytest.raises(CdcError) as caught:
         append_and_commit(writer, records, b"lost", seconds)
     return caught.value
+
+
+def test_taking_over_does_not_wait_for_a_connection_that_the_client_drops(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It then asks again after half a second only. Whether it meets that is a race, hence several times."""
+    caplog.set_level(logging.DEBUG, "cdc.log.kafka")
+    place = _place(broker.bootstrap)
+    place = Place({**place.settings, "options": {"debug": "eos"}}, place.pipeline)
+    log = _log(place)
+    for _ in range(5):
+        with closing(log.writer("shop")) as writer:
+            writer.fence()
+            wait_until(lambda: writer.append([], 0) == 0, what="the client's log")
+    assert "Transaction coordinator changed" in caplog.text
+    assert "Unable to query for transaction coordinator" not in caplog.text
 
 
 def test_a_stalled_broker_leaves_calls_short_and_memory_bounded(broker: Broker) -> None:
