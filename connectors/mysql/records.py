@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdc.compile import Append, CompiledRows, RowsFunction
@@ -13,6 +13,7 @@ from cdc.source.incomplete import Incomplete
 from connectors.mysql.cursor import Cursor
 from connectors.mysql.envelope import BLOCK
 from connectors.mysql.events import Rows
+from connectors.mysql.nodup import completed, sizes
 from connectors.mysql.rows import decode_row
 from connectors.mysql.tablemap import TableMap
 from connectors.mysql.wire import compile_table_map
@@ -28,6 +29,8 @@ class KnownTable:
     declared: Mapping[str, str]
     """See :func:`connectors.mysql.rows.columns`."""
     compiled: CompiledRows
+    sizes: Sequence[tuple[int, int]]
+    """See :func:`connectors.mysql.nodup.sizes`."""
 
     @property
     def not_null(self) -> list[str]:
@@ -42,7 +45,7 @@ class KnownTable:
     @classmethod
     def of(cls, table: TableMap, schema: TableSchema, declared: Mapping[str, str]) -> KnownTable:
         """The table with its generated functions; the columns of `schema` are those of `table`, in order."""
-        return cls(table, schema, declared, compile_table_map(table, schema, declared))
+        return cls(table, schema, declared, compile_table_map(table, schema, declared), sizes(table.columns))
 
     def produce(
         self,
@@ -60,6 +63,9 @@ class KnownTable:
         that the generated functions do not take, those without all values among them. Raises DecodeError when the
         bytes are no rows of this table, or a row has no key; records of the rows before it have been appended.
         """
+        everything = (1 << len(self.map.columns)) - 1
+        if rows.before == everything and rows.after not in (None, everything) and not rows.partial:
+            rows = completed(rows, self.sizes)
         function = self._function(rows)
         first, start, body = ordinal, 0, rows.body
         if function is not None:

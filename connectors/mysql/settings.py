@@ -17,6 +17,9 @@ _GTID_ON: Final = (
     "server: SET PERSIST gtid_mode = ON;"
 )
 
+_IMAGES: Final = {"MINIMAL": "columns", "NOBLOB": "columns", "FULL_NODUP": "generated columns, and nothing else"}
+"""What rows lack under a ``binlog_row_image``. New images lack more under FULL_NODUP, which old ones have."""
+
 _RECONNECT: Final = " (open connections keep theirs: let them reconnect)"
 
 
@@ -44,10 +47,11 @@ def check_settings(server: Server, variables: Mapping[str, str]) -> Iterator[Fin
         yield error(
             "gtid_mode", f"gtid_mode is {server.gtid_mode}: a place in the binlog has no name that stays", _GTID_ON
         )
-    if (image := variables.get("binlog_row_image")) in ("MINIMAL", "NOBLOB"):
+    if (image := variables.get("binlog_row_image")) in _IMAGES:
         yield warning(
             "binlog_row_image",
-            f"binlog_row_image is {image}: rows in the binlog lack columns, and each such row is read again by its key",
+            f"binlog_row_image is {image}: rows in the binlog lack {_IMAGES[image]}, and each such row is read again "
+            "by its key",
             change("binlog_row_image", "FULL") + _RECONNECT,
         )
     if options := variables.get("binlog_row_value_options"):

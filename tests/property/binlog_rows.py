@@ -231,10 +231,12 @@ def image(table: BinlogTable, sent: int, row: Cells) -> bytes:
 
 
 @st.composite
-def rows_events(draw: st.DrawFn, table: BinlogTable, complete: bool = True, odd: bool = False) -> Rows:
+def rows_events(
+    draw: st.DrawFn, table: BinlogTable, complete: bool = True, odd: bool = False, whole_before: bool = False
+) -> Rows:
     operation = draw(st.sampled_from([Operation.CREATE, Operation.UPDATE, Operation.DELETE]))
     sent = st.just(table.all) if complete else st.integers(1, table.all)
-    before = None if operation is Operation.CREATE else draw(sent)
+    before = None if operation is Operation.CREATE else table.all if whole_before else draw(sent)
     after = None if operation is Operation.DELETE else draw(sent)
     chosen = [bitmap for bitmap in (before, after) if bitmap is not None]
     body = b"".join(draw(st.lists(rows(table, chosen, odd), max_size=4)))

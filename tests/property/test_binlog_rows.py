@@ -82,12 +82,13 @@ def test_bytes_that_do_not_fit_are_left_to_the_plain_path(data: st.DataObject) -
     assert tuple(rest) == expected
 
 
-@given(st.data(), st.booleans())
+@given(st.data(), st.booleans(), st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_every_row_finds_its_way(data: st.DataObject, complete: bool) -> None:
-    """Rows that the generated functions do not take are decoded plainly, and they go on after them."""
+def test_every_row_finds_its_way(data: st.DataObject, complete: bool, whole_before: bool) -> None:
+    """Rows that the generated functions do not take are decoded plainly, and they go on after them. Whole old images
+    complete the new ones, as under MariaDB's FULL_NODUP."""
     table = data.draw(binlog_tables())
-    rows = data.draw(rows_events(table, complete=complete, odd=True))
+    rows = data.draw(rows_events(table, complete=complete, odd=True, whole_before=whole_before))
     known = KnownTable.of(table.map, table.schema, table.declared)
     records: list[Any] = []
     try:

@@ -115,6 +115,10 @@ class MariaDbServer:
                 cursor.execute(statement)
             return list(cursor.fetchall())
 
+    def version(self) -> tuple[int, ...]:
+        """Major and minor."""
+        return tuple(map(int, str(self.execute("SELECT VERSION()")[0][0]).split(".")[:2]))
+
     def offers_tls(self) -> bool:
         """Whether it encrypts, as MySQL and newer MariaDB do by themselves."""
         return self.name == "MySQL" or self.execute("SELECT @@have_ssl") == [("YES",)]

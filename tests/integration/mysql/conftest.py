@@ -47,8 +47,7 @@ class Binlog:
         """The function that makes a vector of a text; empty where there is none (MariaDB before 11.7)."""
         if self.mysql:
             return "STRING_TO_VECTOR"
-        ((version,),) = self.execute("SELECT VERSION()")
-        return "VEC_FromText" if tuple(map(int, version.split(".")[:2])) >= (11, 7) else ""
+        return "VEC_FromText" if self.server.version() >= (11, 7) else ""
 
     def rotate(self) -> None:
         """Begin another file: what was written before is not looked at again."""
@@ -94,6 +93,12 @@ def same_from_generated_code(table: TableMap, event: Rows, rows: list[Row], decl
         number = unpack_header(expected[-1].header).version + 1
     assert records == expected
     assert version == number
+
+
+def needs_image(server: MariaDbServer, image: str) -> None:
+    """Skip the test where there is no such ``binlog_row_image``."""
+    if image == "FULL_NODUP" and (server.name == "MySQL" or server.version() < (11, 4)):
+        pytest.skip("MySQL, and MariaDB before 11.4, have no binlog_row_image FULL_NODUP")
 
 
 @pytest.fixture(params=["mariadb", "mysql"])

@@ -14,7 +14,7 @@ from cdc.errors import UnreachableError
 from connectors.mysql.config import MysqlConfig
 from connectors.mysql.preflight import preflight
 from connectors.mysql.settings import check_order
-from tests.integration.mysql.conftest import Binlog
+from tests.integration.mysql.conftest import Binlog, needs_image
 from tests.servers import free_port
 from tests.servers.mariadb import MariaDbServer
 
@@ -123,6 +123,16 @@ def test_settings(source: Binlog) -> None:
                 assert value in found[name].message
                 mend(source, found[name])
                 assert wrong(look(source)) == {}
+
+
+def test_full_nodup(source: Binlog) -> None:
+    needs_image(source.server, "FULL_NODUP")
+    with changed(source, binlog_row_image="FULL_NODUP"):
+        found = wrong(look(source))
+        assert {check: finding.severity for check, finding in found.items()} == {"binlog_row_image": Severity.WARNING}
+        assert "is FULL_NODUP: rows in the binlog lack generated columns" in found["binlog_row_image"].message
+        mend(source, found["binlog_row_image"])
+        assert wrong(look(source)) == {}
 
 
 def test_retention(source: Binlog) -> None:
