@@ -1,17 +1,22 @@
 """MySQL and MariaDB: how fast a backlog goes to the log, beside mysql-replication that merely decodes the same binlog,
-and beside PostgreSQL's capture of the same rows.
+beside PostgreSQL's capture of the same rows, and for the record beside ``mariadb-binlog``, which merely copies it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from statistics import median
+from urllib.parse import urlsplit
 
-from tests.bench import check, drain, orders, workload
+from tests.bench import check, drain, orders, reference, workload
 from tests.bench.measure import Measure
+from tests.bench.reference import Cost
 from tests.bench.stage import ROOT, Spent, Stage
 from tests.servers.mariadb import MariaDbServer
 
@@ -53,6 +58,35 @@ def _decoded(stage: Stage, server: MariaDbServer, place: tuple[str, int], change
     return float(done["seconds"])
 
 
+def _copied(stage: Stage, server: MariaDbServer, file: str) -> Cost:
+    """What ``mariadb-binlog`` takes to write the binlog from `file` on to files of its own, as it comes."""
+    program = shutil.which("mariadb-binlog") or "mariadb-binlog"
+    url = urlsplit(server.url)
+    with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
+        cost = reference.run(
+            [
+                program, "--no-defaults", "--read-from-remote-server", "--raw", "--to-last-log",
+                f"--result-file={folder}/", f"--host={url.hostname}", f"--port={url.port}", f"--user={url.username}",
+                "--protocol=TCP", "--skip-ssl", file,
+            ]
+        )  # fmt: skip
+        copied = {path.name: path.stat().st_size for path in Path(folder).iterdir()}
+    name, size = _end(server)
+    assert file in copied
+    assert copied[name] == size, f"mariadb-binlog copied {copied[name]} of {size} bytes of {name}"
+    return cost
+
+
+def _of_copying(
+    name: str, ours: float, raw: Mapping[str, object], copies: list[Cost], changes: int
+) -> Iterator[Measure]:
+    """Our rate by that of ``mariadb-binlog``, where it ran."""
+    if copies:
+        copying = median(cost.seconds for cost in copies)
+        theirs = {"changes/s": [changes / cost.seconds for cost in copies]}
+        yield Measure(f"{name}_raw", copying / ours, "of mariadb-binlog --raw", None, None, False, raw, theirs)
+
+
 def _end(server: MariaDbServer) -> tuple[str, int]:
     row = server.execute("SHOW BINARY LOG STATUS" if server.name == "MySQL" else "SHOW MASTER STATUS")[0]
     return str(row[0]), int(row[1])
@@ -76,6 +110,8 @@ def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
 
         runs = drained(stage, kind, [log for one, log in pairs if one == kind], write, changes)
         decoding = _decoded(stage, server, began[0], changes)
+        copying = range(stage.sizes.repeats if kind == "mariadb" else 0)
+        copies = [_copied(stage, server, began[0][0]) for _ in copying]
         for log, spent in runs.items():
             ours = median(run.seconds for run in spent)
             theirs = median(run.seconds for run in postgres.ours[log])
@@ -89,6 +125,7 @@ def measures(stage: Stage, wanted: Collection[str]) -> list[Measure]:
             found += [
                 Measure(name, decoding / ours, "x mysql-replication", *AGAINST_DECODING, False, raw, decoded),
                 Measure(f"{name}_pg", theirs / ours, "of PostgreSQL's", *AGAINST_POSTGRES, False, raw, captured),
+                *_of_copying(name, ours, raw, copies, changes),
                 Measure(f"{kind}_memory_{log}", max(raw["peak MB"]), "MB", *drain.MEMORY_MB, True, raw),
             ]
     return found

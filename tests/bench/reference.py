@@ -1,4 +1,4 @@
-"""PostgreSQL's own tools at the same work: what ours is measured against."""
+"""The databases' own tools at the same work: what ours is measured against."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drain(server: Postgres, database: Database, slot: str, end: str, folder: Pat
         _binary(server, "pg_recvlogical"), "-d", database.dsn, "--slot", copy, "--start", "--no-loop",
         "--endpos", end, "-o", "proto_version=1", "-o", "publication_names=reference", "-f", str(file),
     ]  # fmt: skip
-    cost = _run(command)
+    cost = run(command)
     size = file.stat().st_size
     file.unlink()
     database.execute(f"SELECT pg_drop_replication_slot('{copy}')")
@@ -44,7 +44,7 @@ def drain(server: Postgres, database: Database, slot: str, end: str, folder: Pat
 
 def copy_out(server: Postgres, database: Database) -> Cost:
     """psql reads the whole table by ``COPY … TO STDOUT``."""
-    return _run([_binary(server, "psql"), "-d", database.dsn, "-q", "-c", "COPY orders TO STDOUT"])
+    return run([_binary(server, "psql"), "-d", database.dsn, "-q", "-c", "COPY orders TO STDOUT"])
 
 
 def _binary(server: Postgres, name: str) -> str:
@@ -52,7 +52,8 @@ def _binary(server: Postgres, name: str) -> str:
     return str(own) if os.access(own, os.X_OK) else shutil.which(name) or name
 
 
-def _run(command: list[str]) -> Cost:
+def run(command: list[str]) -> Cost:
+    """Run a program to its end. Raises CalledProcessError."""
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
