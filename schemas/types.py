@@ -11,6 +11,7 @@ kind                                                      canonical value
 ``decimal float32 float64``                               ``str``, the digits as the database prints them
                                                           (``NaN``, ``Infinity``, ``-Infinity`` included)
 ``string json enum uuid other``                           ``str``
+``bits``                                                  ``str``, zeros and ones
 ``bytes``                                                 ``bytes``
 ``date time timetz timestamp timestamptz``                ``str``, ISO 8601 (``2026-01-31``, ``12:00:00.5``,
                                                           ``2026-01-31T12:00:00.5``, ``…Z``); ``infinity``,
@@ -42,6 +43,7 @@ class Kind(StrEnum):
     FLOAT64 = "float64"
     STRING = "string"
     BYTES = "bytes"
+    BITS = "bits"
     JSON = "json"
     UUID = "uuid"
     DATE = "date"
@@ -59,7 +61,8 @@ class LogicalType:
     """A kind with its parameters.
 
     ``precision`` is decimal digits for ``decimal`` and fractional-second digits (0-6) for temporal kinds; None means
-    the database's widest. ``scale`` belongs to ``decimal`` only. ``element`` is set for ``array`` only.
+    the database's widest. For ``bits`` it is their number, None where that varies; for ``bytes`` it tells that they are
+    a number of so many bits, big-endian. ``scale`` belongs to ``decimal`` only. ``element`` is set for ``array`` only.
     """
 
     kind: Kind

@@ -7,7 +7,7 @@ logical type                     column
 other ``decimal``                ``VARCHAR``, the digits as the database prints them
 ``date timestamp timestamptz``   the same, BC and infinity included; a timestamp after the year 294246 is rejected
 ``time timetz uuid``             the same
-``json enum other string``       ``VARCHAR``: JSON as the database prints it, which DuckDB's JSON functions take
+``json enum other bits string``  ``VARCHAR``: JSON as the database prints it, which DuckDB's JSON functions take
 ``bytes``                        ``BLOB``
 ``array``                        ``LIST`` of the element's type; an array of several dimensions is rejected
 ===============================  ==================================================================================

@@ -38,6 +38,7 @@ _READABLE: Final[dict[Kind, dict[str, Any]]] = {
     Kind.FLOAT64: _number("double"),
     Kind.STRING: {"type": "text", "fields": {"keyword": _KEYWORD}},
     Kind.BYTES: {"type": "binary"},
+    Kind.BITS: _KEYWORD,
     Kind.JSON: {"type": "text"},
     Kind.UUID: _KEYWORD,
     Kind.DATE: {"type": "date", "ignore_malformed": True},

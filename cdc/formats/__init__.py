@@ -18,7 +18,7 @@ class Fragment:
     =====================================================  =======================================
     ``boolean``                                            ``bool``
     integers, decimal, floats, uuid, temporal              ASCII bytes of the canonical text
-    ``string json enum other``                             UTF-8 bytes
+    ``string json enum other bits``                        UTF-8 bytes
     ``bytes``                                              the raw bytes
     ``array``                                              list of canonical values
     =====================================================  =======================================

@@ -6,7 +6,8 @@ Where Debezium cannot represent a value, or loses it, we choose:
   ``POSITIVE_INFINITY``, ``NEGATIVE_INFINITY``), none of which can be mistaken for base64;
 - a column that could not be filled, of a type for which Debezium has no placeholder: the placeholder as a string.
 
-Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone. Dates that
+Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone, ``bit
+varying`` leading zeros. Dates that
 are none (MySQL's ``0000-00-00``) are null, also where Debezium would put the column's default.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import md5
@@ -261,6 +262,33 @@ def load_unsigned(number: int) -> int:
     return number + _WRAP if number < 0 else number
 
 
+def little_endian(v: bytes) -> bytes:
+    """A big-endian number's bytes the other way round, in base64."""
+    return b'"%b"' % b2a_base64(v[::-1], newline=False)
+
+
+def load_little_endian(rendered: str) -> bytes:
+    """The reverse of :func:`little_endian`."""
+    return a2b_base64(rendered)[::-1]
+
+
+def bit(v: bytes) -> bytes:
+    """Of a single one, whether it is set."""
+    return b"true" if v == b"1" else b"false"
+
+
+def bits(v: bytes) -> bytes:
+    """Zeros and ones as the number that they are: its bytes, little-endian, as few as it has, in base64."""
+    number = int(v or b"0", 2)
+    return little_endian(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+
+
+def load_bits(rendered: Any, precision: int | None) -> str:
+    """The zeros and ones of a rendered bit string of `precision` bits; None: without those that it began with."""
+    number = rendered if isinstance(rendered, bool) else int.from_bytes(load_little_endian(rendered), "big")
+    return f"{number:0{precision or 1}b}"
+
+
 def _in_milliseconds(precision: int | None) -> bool:
     return precision is not None and precision <= 3
 
@@ -287,6 +315,8 @@ def fabricated(type_: LogicalType) -> bytes:
     """The JSON of the zero that stands for a NOT NULL column which an old image does not have."""
     match type_.kind:
         case Kind.BOOLEAN:
+            return b"false"
+        case Kind.BITS if type_.precision == 1:
             return b"false"
         case Kind.INT16 | Kind.INT32 | Kind.INT64 | Kind.UINT64 | Kind.FLOAT32 | Kind.FLOAT64:
             return b"0"

@@ -28,7 +28,7 @@ dumps: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
 _INTEGERS: Final = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.UINT64})
 _FLOATS: Final = frozenset({Kind.FLOAT32, Kind.FLOAT64})
-_TEXTS: Final = frozenset({Kind.STRING, Kind.JSON, Kind.ENUM, Kind.OTHER})
+_TEXTS: Final = frozenset({Kind.STRING, Kind.JSON, Kind.ENUM, Kind.OTHER, Kind.BITS})
 
 _NUMBER: Final = Fragment("v")
 _QUOTED: Final = Fragment("v", quoted=True)
@@ -61,7 +61,7 @@ def rendering(type_: LogicalType, profile: str, name: str) -> Fragment:
 
 
 def _debezium(type_: LogicalType) -> Callable[[bytes], bytes] | None:
-    """How the debezium profile renders a type's canonical text; None where it does as ``readable`` does."""
+    """How the debezium profile renders a type's canonical text or bytes; None where it does as ``readable`` does."""
     coarse = type_.precision is not None and type_.precision <= 3
     match type_.kind:
         case Kind.UINT64:
@@ -80,6 +80,10 @@ def _debezium(type_: LogicalType) -> Callable[[bytes], bytes] | None:
         case Kind.TIMESTAMPTZ:
             precision = 6 if type_.precision is None else type_.precision
             return lambda v: debezium.timestamptz(v, precision)
+        case Kind.BITS:
+            return debezium.bit if type_.precision == 1 else debezium.bits
+        case Kind.BYTES if type_.precision is not None:
+            return debezium.little_endian
     return None
 
 
@@ -103,11 +107,11 @@ def render(type_: LogicalType, profile: str, value: Value) -> bytes:
     if isinstance(value, int):
         number = b"%d" % value
         return debezium.unsigned(number) if profile == "debezium" and type_.kind is Kind.UINT64 else number
+    function = _debezium(type_) if profile == "debezium" else None
     if isinstance(value, bytes):
-        return dumps(b2a_base64(value, newline=False).decode())
+        return dumps(b2a_base64(value, newline=False).decode()) if function is None else function(value)
     if not isinstance(value, str):
         raise ValueError(f"{value!r} cannot be rendered")
-    function = _debezium(type_) if profile == "debezium" else None
     if function is not None:
         return function(value.encode())
     if type_.kind in _FLOATS:
@@ -163,6 +167,8 @@ def key_supported(type_: LogicalType, native: str) -> str | None:
         return f"equal values of type {native} can be printed differently"
     if type_.kind is Kind.TIMETZ:
         return f"values of type {native} cannot be told apart once they are in UTC"
+    if type_.kind is Kind.BITS:
+        return f"values of type {native} that differ in zeros only cannot be told apart as Debezium has them"
     if type_.kind is Kind.OTHER:
         return f"it is not known when two values of type {native} are equal"
     return None
@@ -213,7 +219,8 @@ def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
     if kind in _FLOATS:
         return _load_float
     if kind is Kind.BYTES:
-        return a2b_base64
+        in_order = profile != "debezium" or type_.precision is None
+        return a2b_base64 if in_order else debezium.load_little_endian
     if kind is Kind.ARRAY and type_.element is not None:
         load_item = _loader(type_.element, profile)
         return None if load_item is None else lambda items: _load_items(items, load_item)
@@ -234,6 +241,8 @@ def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
             return lambda value: debezium.load_timestamp(value, type_.precision)
         case Kind.TIMESTAMPTZ:
             return debezium.load_timestamptz
+        case Kind.BITS:
+            return lambda value: debezium.load_bits(value, type_.precision)
     return None
 
 

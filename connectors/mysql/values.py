@@ -5,16 +5,17 @@ generator, and a property test holds them equal.
 
 Types, where it is not obvious: every integer has the smallest signed kind that holds it (``bigint unsigned``:
 ``uint64``), ``year`` is an integer (0 is the year 0000), ``bit(1)`` is a boolean and ``bit(n)`` its bytes as the
-server sends them, a ``set`` is text with commas, a geometry its bytes as the server stores them (SRID and WKB), a
-vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``, ``inet6``, ``vector`` in the binlog, where
-they are ``binary`` and ``varbinary``: who knows better passes the name of the type as `declared`.
+server sends them, with the number of bits as their precision, a ``set`` is text with commas, a geometry its bytes as
+the server stores them (SRID and WKB), a vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``,
+``inet6``, ``vector`` in the binlog, where they are ``binary`` and ``varbinary``: who knows better passes the name of
+the type as `declared`.
 
 Times have no precision, whatever the column's: they are durations, signed and up to 838 hours, and Debezium has them
 in microseconds.
 
-Known gaps: in the debezium profile ``bit(n)`` is big-endian and a geometry its bytes. A ``time``, ``datetime`` or
-``timestamp`` in the format of MariaDB 5.3 (``SHOW CREATE TABLE`` says so) is read, but one with a fraction cannot be
-told from one without: most of its values are refused, and such a table must not be captured.
+Known gaps: in the debezium profile a geometry is its bytes. A ``time``, ``datetime`` or ``timestamp`` in the format of
+MariaDB 5.3 (``SHOW CREATE TABLE`` says so) is read, but one with a fraction cannot be told from one without: most of
+its values are refused, and such a table must not be captured.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def column_type(column: MapColumn, declared: str = "") -> tuple[LogicalType, str
             return LogicalType(Kind.TIMESTAMPTZ, column.size), "timestamp" + fraction
         case ColumnType.BIT:
             bits = _bits(column)
-            return LogicalType(Kind.BOOLEAN if bits == 1 else Kind.BYTES), f"bit({bits})"
+            return LogicalType(Kind.BOOLEAN) if bits == 1 else LogicalType(Kind.BYTES, bits), f"bit({bits})"
         case ColumnType.ENUM | ColumnType.SET:
             members = ",".join("'" + member.replace("'", "''") + "'" for member in column.members)
             enum = type_ is ColumnType.ENUM

@@ -61,6 +61,8 @@ _TEMPORAL: Final = {
     1184: (Kind.TIMESTAMPTZ, "timestamp", "with time zone"),
 }
 _NUMERIC: Final = 1700
+_BIT: Final = 1560
+_VARBIT: Final = 1562
 _ARRAYS: Final = {
     1000: 16,
     1001: 17,
@@ -79,6 +81,8 @@ _ARRAYS: Final = {
     1183: 1083,
     1185: 1184,
     1231: 1700,
+    1561: _BIT,
+    1563: _VARBIT,
     1270: 1266,
     199: 114,
     2951: 2950,
@@ -107,6 +111,12 @@ def logical_type(type_oid: int, type_modifier: int, lookup: Lookup) -> tuple[Log
         return LogicalType(kind, precision=type_modifier), f"{name}({type_modifier}) {zone}"
     if type_oid == _NUMERIC:
         return _numeric(type_modifier)
+    if type_oid in (_BIT, _VARBIT):
+        fixed = type_oid == _BIT
+        length = f"({type_modifier})" if type_modifier > 0 else ""
+        # "varying" up to one is one, as Debezium has it.
+        precision = type_modifier if type_modifier == 1 or (fixed and length) else None
+        return LogicalType(Kind.BITS, precision), ("bit" if fixed else "bit varying") + length
     if type_oid in _ARRAYS:
         return _array(_ARRAYS[type_oid], type_modifier, lookup)
     found = lookup(type_oid)
@@ -147,6 +157,7 @@ _PRINTED: Final = {
     Kind.FLOAT32: _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity",
     Kind.FLOAT64: _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity",
     Kind.UUID: "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    Kind.BITS: "[01]*",
     Kind.DATE: _DATE + "( BC)?|-?infinity",
     Kind.TIME: _TIME,
     Kind.TIMETZ: _TIME + r"[+-]\d\d(:\d\d){0,2}",

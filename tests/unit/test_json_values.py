@@ -29,6 +29,9 @@ READABLE: list[tuple[LogicalType, Value, Any]] = [
     (LogicalType(Kind.FLOAT64), "1e+20", 1e20),
     (LogicalType(Kind.STRING), 'é"\\\n', 'é"\\\n'),
     (LogicalType(Kind.BYTES), b"\0\xff", "AP8="),
+    (LogicalType(Kind.BYTES, 11), b"\4\1", "BAE="),
+    (LogicalType(Kind.BITS, 4), "0011", "0011"),
+    (LogicalType(Kind.BITS, 1), "1", "1"),
     (LogicalType(Kind.JSON), '{"a":  1}', '{"a":  1}'),
     (LogicalType(Kind.DATE), "0044-03-15 BC", "0044-03-15 BC"),
     (LogicalType(Kind.TIMESTAMP), "2026-01-31T12:00:00.5", "2026-01-31T12:00:00.5"),
@@ -62,6 +65,16 @@ DEBEZIUM: list[tuple[LogicalType, Value, Any]] = [
     (LogicalType(Kind.TIMESTAMPTZ, 3), "12020-04-01T11:51:02.5Z", "+12020-04-01T11:51:02.500Z"),
     (LogicalType(Kind.TIMESTAMPTZ), "4714-12-31T23:59:59.999999Z BC", "-4713-12-31T23:59:59.999999Z"),
     (LogicalType(Kind.TIMESTAMPTZ), "-infinity", "-infinity"),
+    (LogicalType(Kind.BYTES, 11), b"\4\1", "AQQ="),
+    (LogicalType(Kind.BYTES, 11), b"\0\1", "AQA="),
+    (LogicalType(Kind.BITS, 1), "1", True),
+    (LogicalType(Kind.BITS, 1), "0", False),
+    (LogicalType(Kind.BITS, 2), "11", "Aw=="),
+    (LogicalType(Kind.BITS, 2), "00", ""),
+    (LogicalType(Kind.BITS, 11), "10000000001", "AQQ="),
+    (LogicalType(Kind.BITS, 17), "00000000000000001", "AQ=="),
+    (LogicalType(Kind.BITS), "10", "Ag=="),
+    (LogicalType(Kind.ARRAY, element=LogicalType(Kind.BITS, 3)), ["001", None], ["AQ==", None]),
     (NUMBERS, ["1.10", None], ["bg==", None]),
 ]
 
@@ -90,6 +103,13 @@ def test_debezium_moves_a_time_to_utc() -> None:
     assert render(type_, "debezium", "23:00:00-01") == b'"00:00:00Z"'
 
 
+def test_debezium_has_no_zeros_that_bits_of_varying_number_begin_with() -> None:
+    type_ = LogicalType(Kind.BITS)
+    for value, rendered, left in (("0010", b'"Ag=="', "10"), ("00", b'""', "0"), ("", b'""', "0")):
+        assert render(type_, "debezium", value) == rendered
+        assert decode(row(type_, "debezium"), b'{"c":' + rendered + b"}") == {"c": left}
+
+
 def test_numbers_beyond_pythons_limit() -> None:
     value = "9" * 20_000 + ".01"
     rendered = render(LogicalType(Kind.DECIMAL), "debezium", value)
@@ -113,10 +133,12 @@ def test_placeholders(type_: LogicalType, expected: Any) -> None:
     assert decode(schema, b'{"c":' + debezium.placeholder(type_) + b"}", partial=True) == {}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ARRAY])
-def test_a_fabricated_zero_is_a_value_of_its_type(kind: Kind) -> None:
-    schema = row(LogicalType(kind), "debezium")
-    decoded = decode(schema, b'{"c":' + debezium.fabricated(LogicalType(kind)) + b"}")
+@pytest.mark.parametrize(
+    "type_", [*(LogicalType(kind) for kind in Kind if kind is not Kind.ARRAY), LogicalType(Kind.BITS, 1)]
+)
+def test_a_fabricated_zero_is_a_value_of_its_type(type_: LogicalType) -> None:
+    schema = row(type_, "debezium")
+    decoded = decode(schema, b'{"c":' + debezium.fabricated(type_) + b"}")
     assert decoded["c"] is not None
 
 
@@ -129,5 +151,5 @@ def test_what_is_no_row_is_refused(after: bytes) -> None:
 def test_types_that_cannot_be_a_key_say_why() -> None:
     assert key_supported(LogicalType(Kind.STRING), "citext") is None
     assert key_supported(LogicalType(Kind.DECIMAL), "numeric") is None
-    for kind in (Kind.JSON, Kind.ARRAY, Kind.OTHER, Kind.TIMETZ):
+    for kind in (Kind.JSON, Kind.ARRAY, Kind.OTHER, Kind.TIMETZ, Kind.BITS):
         assert "the type" in (key_supported(LogicalType(kind), "the type") or "")

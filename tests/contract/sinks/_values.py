@@ -35,6 +35,9 @@ VALUES: dict[str, tuple[LogicalType, list[Value]]] = {
         ["text", "", " two  spaces ", "quotes \" ' ` \\ / \b\f\n\r\t", "é 漢 🔑", "null"],
     ),
     "bytes": (LogicalType(Kind.BYTES), [b"bytes", b"", bytes(range(256)), b"\0" * 3]),
+    "bytes(9)": (LogicalType(Kind.BYTES, 9), [b"\1\0", b"\0\x80"]),
+    "bits(4)": (LogicalType(Kind.BITS, 4), ["0010", "0000"]),
+    "bits(1)": (LogicalType(Kind.BITS, 1), ["1", "0"]),
     "json": (
         LogicalType(Kind.JSON),
         ['{"b": 1, "a": [1.0, null, "x\\u0000"]}', "null", '"text"', "1e400", '{"a":1,"a":2}', "[ ]"],

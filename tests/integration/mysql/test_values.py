@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdc.formats.json import render
+from connectors.mysql.rows import columns
 from tests.integration.mysql.conftest import Binlog
 
 pytestmark = pytest.mark.xdist_group("mysql")
@@ -214,6 +216,26 @@ def check(binlog: Binlog, type_: str, case: Case, name: str = "v", examples: int
                 assert ours == oracle(printed)
 
     run()
+
+
+def test_bits_as_debezium_has_them(binlog: Binlog) -> None:
+    sizes = (2, 8, 9, 33, 64)
+    described = ", ".join(f"v{size} bit({size})" for size in sizes)
+    binlog.execute(f"CREATE TABLE item (id int PRIMARY KEY, flag bit, {described})")
+    for id_, number in enumerate((0, 1, 2**64 - 1)):
+        values = ", ".join(str(number & 2**size - 1) for size in (1, *sizes))
+        binlog.execute(f"INSERT INTO item VALUES ({id_}, {values})")
+    reverse = ", ".join(f"TO_BASE64(REVERSE(CAST(v{size} AS BINARY)))" for size in sizes)
+    expected = {
+        id_: [flag == 1, *rest] for id_, flag, *rest in binlog.execute(f"SELECT id, flag + 0, {reverse} FROM item")
+    }
+    found = {}
+    for table, (_, _, after) in binlog.rows():
+        assert after is not None
+        described_ = columns(table, {})
+        rendered = [render(c.type, "debezium", value) for c, value in zip(described_, after, strict=True)]
+        found[after[0]] = [json.loads(one) for one in rendered[1:]]
+    assert found == expected
 
 
 scalars = st.one_of(

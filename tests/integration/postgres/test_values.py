@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -52,6 +53,8 @@ TYPES = {
     "c_tsvector": ("tsvector", "'a:1 b:2'"),
     "c_pair": ("pair", "ROW(1, 'x y')::pair"),
     "c_bit": ("bit varying(8)", "B'1010'"),
+    "c_flag": ("bit", "B'1'"),
+    "c_bits": ("bit(10)", "B'0100000001'"),
     "c_money": ("money", "12.34"),
     "c_null": ("text", "NULL"),
 }
@@ -86,10 +89,14 @@ def test_values_are_the_same_from_stream_and_snapshot(database: Database, source
     assert read.header.schema_id == created.header.schema_id == again.header.schema_id
     images = {after(event.record.value or b"") for event in (read, created, again)}
     assert len(images) == 1, images
-    row = decode(shop.log.schemas()[read.header.schema_id], images.pop())
+    row = decode(shop.log.schemas()[read.header.schema_id], min(images))
     assert row["c_interval"] == "1 year 2 mons 3 days 04:05:06.789"
     assert row["c_inet"] == "10.0.0.1/8"
     assert row["c_pair"] == '(1,"x y")'
+    assert (row["c_bit"], row["c_flag"], row["c_bits"]) == ("1010", "1", "0100000001")
+    printed = json.loads(images.pop())
+    bits = ("1010", "1", "0100000001") if profile == "readable" else ("Cg==", True, "AQE=")
+    assert (printed["c_bit"], printed["c_flag"], printed["c_bits"]) == bits
     if profile == "readable":
         assert row["c_numeric"] == "123456789012345678901234567890.1234567890"
     assert row["c_matrix"] == [[1, 2], [3, 4]]
