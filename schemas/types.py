@@ -61,7 +61,7 @@ class LogicalType:
     """A kind with its parameters.
 
     ``precision`` is decimal digits for ``decimal`` and fractional-second digits (0-6) for temporal kinds; None means
-    the database's widest. For ``bits`` it is their number, None where that varies; for ``bytes`` it tells that they are
+    the database's widest. For ``bits`` it is their number; for ``bytes`` it tells that they are
     a number of so many bits, big-endian. ``scale`` belongs to ``decimal`` only. ``element`` is set for ``array`` only.
     """
 

@@ -6,8 +6,7 @@ Where Debezium cannot represent a value, or loses it, we choose:
   ``POSITIVE_INFINITY``, ``NEGATIVE_INFINITY``), none of which can be mistaken for base64;
 - a column that could not be filled, of a type for which Debezium has no placeholder: the placeholder as a string.
 
-Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone, ``bit
-varying`` leading zeros. Dates that
+Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone. Dates that
 are none (MySQL's ``0000-00-00``) are null, also where Debezium would put the column's default.
 """
 
@@ -284,7 +283,7 @@ def bits(v: bytes) -> bytes:
 
 
 def load_bits(rendered: Any, precision: int | None) -> str:
-    """The zeros and ones of a rendered bit string of `precision` bits; None: without those that it began with."""
+    """The zeros and ones of a rendered bit string of `precision` bits."""
     number = rendered if isinstance(rendered, bool) else int.from_bytes(load_little_endian(rendered), "big")
     return f"{number:0{precision or 1}b}"
 

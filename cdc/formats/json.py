@@ -167,8 +167,6 @@ def key_supported(type_: LogicalType, native: str) -> str | None:
         return f"equal values of type {native} can be printed differently"
     if type_.kind is Kind.TIMETZ:
         return f"values of type {native} cannot be told apart once they are in UTC"
-    if type_.kind is Kind.BITS:
-        return f"values of type {native} that differ in zeros only cannot be told apart as Debezium has them"
     if type_.kind is Kind.OTHER:
         return f"it is not known when two values of type {native} are equal"
     return None

@@ -62,7 +62,6 @@ _TEMPORAL: Final = {
 }
 _NUMERIC: Final = 1700
 _BIT: Final = 1560
-_VARBIT: Final = 1562
 _ARRAYS: Final = {
     1000: 16,
     1001: 17,
@@ -82,7 +81,7 @@ _ARRAYS: Final = {
     1185: 1184,
     1231: 1700,
     1561: _BIT,
-    1563: _VARBIT,
+    1563: 1562,
     1270: 1266,
     199: 114,
     2951: 2950,
@@ -111,12 +110,8 @@ def logical_type(type_oid: int, type_modifier: int, lookup: Lookup) -> tuple[Log
         return LogicalType(kind, precision=type_modifier), f"{name}({type_modifier}) {zone}"
     if type_oid == _NUMERIC:
         return _numeric(type_modifier)
-    if type_oid in (_BIT, _VARBIT):
-        fixed = type_oid == _BIT
-        length = f"({type_modifier})" if type_modifier > 0 else ""
-        # "varying" up to one is one, as Debezium has it.
-        precision = type_modifier if type_modifier == 1 or (fixed and length) else None
-        return LogicalType(Kind.BITS, precision), ("bit" if fixed else "bit varying") + length
+    if type_oid == _BIT and type_modifier > 0:  # of any other bit string Debezium's form would lose the length
+        return LogicalType(Kind.BITS, type_modifier), f"bit({type_modifier})"
     if type_oid in _ARRAYS:
         return _array(_ARRAYS[type_oid], type_modifier, lookup)
     found = lookup(type_oid)

@@ -80,7 +80,6 @@ _SIMPLE: list[tuple[LogicalType, str, st.SearchStrategy[str]]] = [
     (LogicalType(Kind.STRING), "citext", words),
     (LogicalType(Kind.STRING), "bpchar", words),
     (LogicalType(Kind.BYTES), "bytea", st.binary(max_size=20).map(lambda value: "\\x" + value.hex())),
-    (LogicalType(Kind.BITS), "bit varying", st.text("01", max_size=20)),
     (LogicalType(Kind.BITS, 1), "bit(1)", st.sampled_from("01")),
     (LogicalType(Kind.BITS, 12), "bit(12)", st.text("01", min_size=12, max_size=12)),
     (LogicalType(Kind.JSON), "jsonb", words),

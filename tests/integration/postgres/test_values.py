@@ -95,7 +95,7 @@ def test_values_are_the_same_from_stream_and_snapshot(database: Database, source
     assert row["c_pair"] == '(1,"x y")'
     assert (row["c_bit"], row["c_flag"], row["c_bits"]) == ("1010", "1", "0100000001")
     printed = json.loads(images.pop())
-    bits = ("1010", "1", "0100000001") if profile == "readable" else ("Cg==", True, "AQE=")
+    bits = ("1010", "1", "0100000001") if profile == "readable" else ("1010", True, "AQE=")
     assert (printed["c_bit"], printed["c_flag"], printed["c_bits"]) == bits
     if profile == "readable":
         assert row["c_numeric"] == "123456789012345678901234567890.1234567890"
