@@ -32,7 +32,7 @@ from cdc.log import (
 )
 from cdc.log._embedded_reader import EmbeddedReader, committed, offset_for_time
 from cdc.log._embedded_writer import EmbeddedWriter
-from cdc.log._sqlite import GROUPS_TABLES, make, opened, transaction
+from cdc.log._sqlite import GROUPS_TABLES, connect, explaining, make, opened, transaction
 from schemas.table import TableSchema
 
 
@@ -45,7 +45,11 @@ class EmbeddedConfig(LogConfig):
 
 
 class EmbeddedLog(Log):
-    """See the module. Cheap to create; each call opens the files it needs."""
+    """See the module. Cheap to create; each call opens the files it needs.
+
+    ``groups.db`` stays open beside that: who closes a file last writes its WAL back and deletes it, and with a state
+    stored every two seconds that would be each time.
+    """
 
     Config: ClassVar[type[LogConfig]] = EmbeddedConfig
 
@@ -55,6 +59,7 @@ class EmbeddedLog(Log):
         self._cleanup = config.topics.cleanup
         self._folder = config.path / pipeline
         self._groups = self._folder / "groups.db"
+        self._kept: sqlite3.Connection | None = None
 
     def topics(self) -> Mapping[str, Topic]:
         return {name: topic for name, (topic, _) in self._catalogue().items()}
@@ -181,10 +186,16 @@ class EmbeddedLog(Log):
         return {name: json.loads(state) for name, state in rows}
 
     def close(self) -> None:
-        """Nothing stays open between calls."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     def _make(self) -> None:
         make(self._groups, GROUPS_TABLES)
+        if self._kept is None:
+            with explaining(self._groups):
+                self._kept = connect(self._groups, read_only=True)
+                self._kept.execute("SELECT epoch FROM epoch").fetchall()  # only now it is open
 
     def _sources(self) -> dict[str, Path]:
         return {path.stem.removeprefix("source-"): path for path in sorted(self._folder.glob("source-*.db"))}

@@ -42,6 +42,15 @@ def _file(place: Place, name: str = "source-shop.db") -> Path:
     return Path(place.settings["path"]) / place.pipeline / name
 
 
+def test_what_is_stored_again_and_again_makes_no_files_each_time(log: Log, place: Place) -> None:
+    log.put_state("worker", "source/shop", {"state": "streaming"})
+    wal = _file(place, "groups.db-wal").stat()
+    log.put_state("worker", "source/shop", {"state": "stopped"})
+    assert _file(place, "groups.db-wal").stat().st_ino == wal.st_ino
+    log.close()
+    assert not _file(place, "groups.db-wal").exists()
+
+
 def test_a_locked_file_leaves_calls_short_and_loses_nothing(log: Log, place: Place) -> None:
     writer = log.writer("shop")
     writer.fence()
