@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from cdc.config.fields import SinkConfig
 from cdc.findings import Finding
@@ -73,6 +73,16 @@ class StoredOffset:
     topic_id: str
 
 
+ANEW: Final = "fill the store anew from the log: empty it and give the sink another name"
+"""What to do about a store that lacks rows."""
+
+
+def accepted(batches: Sequence[Batch], rejected: Sequence[Rejected]) -> list[Batch]:
+    """Those of `batches` whose offsets may be stored: of partitions in which no row was rejected."""
+    parted = {(row.topic, row.partition) for row in rejected}
+    return [batch for batch in batches if (batch.topic, batch.partition) not in parted]
+
+
 class Sink(ABC):
     """One store. Plain synchronous code, used by one thread.
 
@@ -86,7 +96,9 @@ class Sink(ABC):
     Config: ClassVar[type[SinkConfig]]
 
     owns_offsets: ClassVar[bool] = False
-    """True: rows and offsets go to the store in one transaction, and on start reading begins at the store's offsets."""
+    """True: offsets go to the store with the rows, in one transaction or once these are there, and on start reading
+    begins at the store's offsets. A store that was emptied is told from a new one by that, and one that went back to an
+    older state gets again what it lost."""
 
     every_change: bool = False
     """True: the store keeps history, so a batch brings all rows of a key, in order, and not only the latest."""
@@ -119,11 +131,12 @@ class Sink(ABC):
         processes that feed them, are left alone. Called whenever the log assigns some, before their offsets are asked
         for and before anything of them is written.
 
-        Raises TransientError, PermanentError.
+        Raises TransientError, PermanentError, and GapError when what holds the rows of their topics is there no more.
         """
 
     def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
-        """Where reading goes on, per partition that was ever started; for sinks that own their offsets."""
+        """Where reading goes on, per partition that was claimed, or any, and ever started; for sinks that own their
+        offsets."""
         return {}
 
     @abstractmethod
@@ -134,7 +147,7 @@ class Sink(ABC):
         have distinct keys. A row that the store refuses for good is returned, and must not keep the others from being
         applied; what may succeed later raises TransientError, and nothing or any part of the batches may have been
         applied then: the same batches come again. A sink that owns its offsets stores each batch's `next_offset` with
-        the topic's id from `topic_ids` in the same transaction as its rows.
+        the topic's id from `topic_ids`, except in partitions with a rejected row: it is not passed over in silence.
 
         Raises TransientError, PermanentError, FencedError when another process claimed the store or one of the
         partitions, and GapError when the store no longer holds what it held: it was emptied, or went back to an older

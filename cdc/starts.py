@@ -11,7 +11,7 @@ import structlog
 
 from cdc.errors import GapError, PermanentError
 from cdc.log import Committed, Fetched, Log, TopicPartition
-from cdc.sink import Sink, StoredOffset
+from cdc.sink import ANEW, Sink, StoredOffset
 
 STARTED: Final = "started"
 """State kind of the durable list of started partitions. Each is a state of its own, ``SINK/TOPIC/PARTITION``, so that
@@ -166,6 +166,5 @@ class Starts:
         return GapError(
             f"sink {self._name!r} cannot go on with partition {place.partition} of topic {place.topic!r}: {what}, "
             "so changes may be missing from the store",
-            hint="fill the store anew from the log: empty it and give the sink another name; if the log itself lacks "
-            "rows, begin anew with: cdc cleanup",
+            hint=f"{ANEW}; if the log itself lacks rows, begin anew with: cdc cleanup",
         )

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from cdc.errors import GapError, PermanentError, TransientError
-from cdc.sink import Batch, Rejected, Row
+from cdc.sink import ANEW, Batch, Rejected, Row
 from sinks._http import OVERLOADED, HttpServer
 from sinks._rows import columns_of
 
@@ -61,7 +61,7 @@ def lost(where: str, what: str) -> GapError:
     """The server lost what was written."""
     return GapError(
         f"{where} no longer holds what was written: {what}",
-        hint="cdc snapshot, which reads the tables again; then start the sink",
+        hint=ANEW,
     )
 
 

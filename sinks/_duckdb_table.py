@@ -6,7 +6,7 @@ somebody else made. DuckDB's names know no upper and lower case: a column whose 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from cdc.errors import PermanentError
 from schemas.table import TableSchema
 from sinks import _table_names
 from sinks._duckdb_types import column_type, holds
-from sinks._warehouse import AT, DELETED, KEY, OWN_COLUMNS, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept
+from sinks._warehouse import AT, DELETED, KEY, OWN_COLUMNS, PARTITION, VALID_FROM, VALID_TO, VERSION, Kept, dropped
 
 _TIME: Final = "TIMESTAMP WITH TIME ZONE"
 _OWN: Final = {KEY: "VARCHAR NOT NULL", VERSION: "BIGINT NOT NULL", PARTITION: "INTEGER NOT NULL"}
@@ -85,6 +85,12 @@ class Tables:
             own = {column: kind for column, kind in columns if column not in OWN_COLUMNS}
             self._tables[name] = Table(self._sql(name), own, self._kept)
         return self._tables[name]
+
+    def require(self, topics: Set[str]) -> None:
+        """Raises GapError when the table of one of `topics`, all of which were made, is gone."""
+        for comment in sorted(self._kept.comment(topic) for topic in topics):
+            if comment not in self._names:
+                raise dropped(self._where, comment)
 
     def follow(self, connection: duckdb.DuckDBPyConnection, topic: str) -> None:
         """Let the table of `topic` mark deletes, if these were hard before."""

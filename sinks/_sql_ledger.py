@@ -74,6 +74,7 @@ class Ledger:
             Column("version", BigInteger, nullable=False),
             Column("deleted_at", BigInteger, nullable=False),
         )
+        self._tables = self._table("_cdc_tables", Column("topic", String(255), primary_key=True))
         self._claim = and_(self._offsets.c.topic == "", self._offsets.c.partition == -1)
 
     def open(self, connection: Connection) -> None:
@@ -103,11 +104,21 @@ class Ledger:
         self._drawn = drawn
         self._generations.update(dict.fromkeys(places, drawn))
 
+    def made(self, connection: Connection) -> set[str]:
+        """The topics whose tables were made."""
+        return set(connection.scalars(select(self._tables.c.topic)))
+
+    def add_made(self, connection: Connection, topics: Collection[str]) -> None:
+        """Remember that the tables of `topics` were made."""
+        connection.execute(insert(self._tables), [{"topic": topic} for topic in sorted(topics)])
+
     def offsets(self, connection: Connection) -> Mapping[TopicPartition, StoredOffset]:
         """Where reading goes on, per partition that was ever started."""
         held = self._offsets.c
         found = connection.execute(
-            select(held.topic, held.partition, held.next_offset, held.topic_id).where(held.partition >= 0)
+            select(held.topic, held.partition, held.next_offset, held.topic_id).where(
+                held.partition >= 0, held.topic_id != ""
+            )
         )
         return {TopicPartition(topic, number): StoredOffset(*stored) for topic, number, *stored in found}
 
@@ -183,24 +194,29 @@ class Ledger:
         ).where(deletes.staged_from(first))
         connection.execute(self._server.remember(self.tombstones, source))
 
-    def store(self, connection: Connection, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> None:
-        """Store where reading goes on after `batches`."""
+    def store(
+        self, connection: Connection, batches: Sequence[Batch], accepted: Sequence[Batch], topic_ids: Mapping[str, str]
+    ) -> None:
+        """Store who wrote `batches`, and where reading goes on after those that were `accepted`."""
         held = self._offsets.c
         statement = update(self._offsets).where(
             held.topic == bindparam("of_topic"), held.partition == bindparam("of_partition")
         )
-        stored = {
-            (batch.topic, batch.partition): {
-                "of_topic": batch.topic,
-                "of_partition": batch.partition,
-                "topic_id": topic_ids[batch.topic],
-                "next_offset": batch.next_offset,
-                "generation": self._generations[TopicPartition(batch.topic, batch.partition)],
-                "newest_delete": self.newest_deletes[TopicPartition(batch.topic, batch.partition)],
+        stored: dict[TopicPartition, dict[str, Any]] = {
+            place: {
+                "of_topic": place.topic,
+                "of_partition": place.partition,
+                "generation": self._generations[place],
+                "newest_delete": self.newest_deletes[place],
             }
-            for batch in batches
+            for place in _places(batches)
         }
-        connection.execute(statement, list(stored.values()))
+        for batch in accepted:
+            after = {"topic_id": topic_ids[batch.topic], "next_offset": batch.next_offset}
+            stored[TopicPartition(batch.topic, batch.partition)].update(after)
+        for passed in (True, False):
+            if rows := [row for row in stored.values() if ("next_offset" in row) is passed]:
+                connection.execute(statement, rows)
 
     def purge(self, connection: Connection, tombstone_ttl: float) -> None:
         """Forget deletes that nothing can be older than any more, from time to time."""

@@ -27,7 +27,7 @@ from sinks._sql_server import SqlServer
 from sinks._sql_staging import TABLE_OPTIONS
 from sinks._sql_target import Target, own_columns
 from sinks._table_names import stored_names
-from sinks._warehouse import OWN_COLUMNS, Kept
+from sinks._warehouse import OWN_COLUMNS, Kept, dropped
 
 
 class Tables:
@@ -52,6 +52,12 @@ class Tables:
     def is_ready(self, topics: Set[str], schemas: Iterable[TableSchema]) -> bool:
         """Whether the tables are known to be ready for rows of `schemas` and deletes of `topics`."""
         return topics <= self._followed and all(schema.id in self._prepared for schema in schemas)
+
+    def require(self, topics: Set[str]) -> None:
+        """Raises GapError when the table of one of `topics`, all of which were made, is gone."""
+        for comment in sorted(self._comment(topic) for topic in topics):
+            if comment not in self._names:
+                raise dropped(self._where, comment)
 
     def prepare(self, connection: Connection, topics: Set[str], schemas: Iterable[TableSchema]) -> None:
         """Make the tables ready. MySQL commits each change of a table at once.

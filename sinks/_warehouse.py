@@ -20,7 +20,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from cdc.config.fields import Duration, SinkConfig
-from cdc.sink import Row
+from cdc.errors import GapError
+from cdc.sink import ANEW, Row
 from sinks._table_names import table_template
 
 KEY, VERSION, PARTITION, DELETED = "_cdc_key", "_cdc_version", "_cdc_partition", "_cdc_deleted"
@@ -46,6 +47,15 @@ class Kept(StrEnum):
         """The comment of a table: whose rows it holds. One with another comment is never taken."""
         noun = {Kept.APPEND: "changes", Kept.SCD2: "history"}.get(self, "rows")
         return f"{noun} of {topic}, kept by cdc"
+
+
+def dropped(where: str, comment: str) -> GapError:
+    """The error for a table that is gone; `comment` is the one that it had."""
+    return GapError(
+        f"{where} no longer holds what was written: the table with the {comment}, is gone (dropped, made anew without "
+        "this comment, or never made because the sink has another mode now)",
+        hint=ANEW,
+    )
 
 
 class WarehouseConfig(SinkConfig):

@@ -17,7 +17,7 @@ Types, and values that a column cannot hold: see :mod:`sinks._duckdb_types`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
@@ -30,7 +30,7 @@ from cdc.config.fields import BatchConfig, ByteSize, Duration, SinkConfig
 from cdc.errors import FencedError, GapError, PermanentError, TransientError, UnreachableError
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
-from cdc.sink import Batch, Rejected, Sink, StoredOffset
+from cdc.sink import ANEW, Batch, Rejected, Sink, StoredOffset, accepted
 from sinks._duckdb_rows import VALUE_ERRORS, gathered, moment, repeated
 from sinks._duckdb_table import Table, Tables, quoted
 from sinks._rounds import rounds
@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS _cdc_tombstones (
     topic VARCHAR NOT NULL, partition INTEGER NOT NULL, key VARCHAR NOT NULL, version BIGINT NOT NULL,
     deleted_at BIGINT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS _cdc_tables (topic VARCHAR PRIMARY KEY);
 """
 _CLAIM: Final = "FROM _cdc_offsets WHERE topic = '' AND partition = -1"
 """The row that says whose these tables are: `topic_id` is the sink, `generation` that of its latest `open`."""
@@ -96,6 +97,7 @@ class DuckDBSink(Sink):
         self._generation = 0
         self._purge_at = 0.0
         self._tables: Tables | None = None
+        self._made: set[str] = set()
 
     def check(self) -> list[Finding]:
         """Whether the file is there or can be made, and is one of DuckDB's."""
@@ -129,6 +131,12 @@ class DuckDBSink(Sink):
                 [self._owner, self._generation],
             )
 
+    def claim(self, partitions: Collection[TopicPartition]) -> None:
+        """`open` has claimed the file. Raises GapError when the table of one of `partitions` was dropped."""
+        with self._border(UnreachableError), self._transaction() as connection:
+            self._fence(connection)
+            self._read_tables(connection).require({partition.topic for partition in partitions} & _made(connection))
+
     def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
         """Where reading goes on, per partition that was ever started."""
         with self._border(UnreachableError), duckdb.connect(str(self._path)) as connection:
@@ -144,6 +152,9 @@ class DuckDBSink(Sink):
         with self._border(TransientError):
             try:
                 return self._apply(batches, topic_ids, checked=False)
+            except duckdb.CatalogException:
+                # Somebody else changed a table: now they are read anew.
+                return self._apply(batches, topic_ids, checked=False)
             except VALUE_ERRORS:
                 # Some row has a value that its column cannot hold: now each is looked at, to find which.
                 return self._apply(batches, topic_ids, checked=True)
@@ -156,7 +167,10 @@ class DuckDBSink(Sink):
         tables, self._tables = self._tables, None  # to be forgotten, should anything go wrong
         with self._transaction() as connection:
             self._fence(connection)
-            tables = tables or Tables(connection, self._config.schema_, self._config.table, self._where, self._kept)
+            if tables is None:
+                tables = self._read_tables(connection)
+                self._made = _made(connection)
+                tables.require({batch.topic for batch in batches} & self._made)
             steps = [(together, gathered(together, self._kept, checked=checked)) for together in rounds(batches)]
             # DuckDB changes a table only as long as the transaction has not changed its rows.
             for topic in {batch.topic for batch in batches}:
@@ -164,6 +178,9 @@ class DuckDBSink(Sink):
             for _, gathering in steps:
                 for group in gathering.upserts:
                     tables.prepare(connection, group.schema)
+                    if (made := group.schema.topic) not in self._made:
+                        connection.execute("INSERT INTO _cdc_tables VALUES (?)", [made])
+                        self._made.add(made)
             for together, gathering in steps:
                 for batch in together:
                     if batch.floor:
@@ -175,10 +192,13 @@ class DuckDBSink(Sink):
                 for deletes in gathering.deletes:
                     deletes.apply(connection, tables.of_topic(connection, deletes.topic), self._kept)
             faults.reach("sink.between_rows_and_offsets")
-            _store_offsets(connection, batches, topic_ids, self._generation)
+            _store_offsets(connection, accepted(batches, rejected), topic_ids, self._generation)
             self._purge(connection)
         self._tables = tables
         return rejected
+
+    def _read_tables(self, connection: duckdb.DuckDBPyConnection) -> Tables:
+        return Tables(connection, self._config.schema_, self._config.table, self._where, self._kept)
 
     def _fence(self, connection: duckdb.DuckDBPyConnection) -> None:
         try:
@@ -187,7 +207,7 @@ class DuckDBSink(Sink):
         except duckdb.CatalogException as error:
             raise GapError(
                 f"{self._where} no longer holds what was written: it was deleted or replaced",
-                hint="start the sink again: it reads the log from its beginning",
+                hint=ANEW,
             ) from error
         if claims != [(self._generation,)]:
             raise FencedError(f"{self._where}: another process of this sink took over")
@@ -267,9 +287,16 @@ def _swept(table: Table) -> str:
     return repeated(table, own, f"{live} ANTI JOIN {table.sql} AS newer ON {newer}")
 
 
+def _made(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The topics whose tables were made."""
+    return {topic for (topic,) in connection.execute("FROM _cdc_tables").fetchall()}
+
+
 def _store_offsets(
     connection: duckdb.DuckDBPyConnection, batches: Sequence[Batch], topic_ids: Mapping[str, str], generation: int
 ) -> None:
+    if not batches:
+        return
     offsets = {(b.topic, b.partition): (topic_ids[b.topic], b.next_offset, generation) for b in batches}
     connection.execute(
         "INSERT INTO _cdc_offsets (topic, partition, topic_id, next_offset, generation) "

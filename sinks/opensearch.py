@@ -11,6 +11,9 @@ success to us. What a late write loses against:
   in the marker's own batch, and so has a version to lose against.
 - the generation of its partition, claimed by whoever feeds it from now on, and looked at before each write.
 
+Where reading goes on is a document of ours too, written once the rows are there and looked at before each write: a
+server that lost documents, or an index, is so noticed.
+
 Applications search the index under its name, which is an alias; the index behind it carries a generation, so that
 a rebuilt one can take its place in one step. It never has dynamic fields, and is never made by a mere write.
 """
@@ -18,7 +21,7 @@ a rebuilt one can take its place in one step. It never has dynamic fields, and i
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -26,11 +29,12 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from pydantic import AfterValidator, Field, model_validator
 
+from cdc import faults
 from cdc.config.fields import Duration, Secret, SinkConfig
 from cdc.errors import FencedError, PermanentError, TransientError
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
-from cdc.sink import Batch, Rejected, Row, Sink
+from cdc.sink import Batch, Rejected, Row, Sink, StoredOffset, accepted
 from schemas.table import TableSchema
 from sinks._bulk import Bulk, Operation, deletion, document_id, insertion, lost
 from sinks._http import HttpServer, error_type
@@ -40,7 +44,7 @@ from sinks._search_index import OWN_FIELDS, field_names, index_name, mapping
 from sinks._url import server_url
 
 STATE_INDEX: Final = "cdc_sinks"
-"""Holds two documents per partition of a sink (generation, floor) and one per topic (its index)."""
+"""Holds three documents per partition of a sink (generation, floor, offset) and one per topic (its index)."""
 PAGE_ROWS: Final = 5_000
 PARTIAL_ROWS: Final = 500
 TOTAL_FIELDS: Final = 10_000
@@ -122,6 +126,7 @@ class OpenSearchSink(Sink):
     """Rows as documents in OpenSearch or Elasticsearch; the module's description says what is promised, and how."""
 
     Config = OpenSearchConfig
+    owns_offsets = True
 
     def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
         assert isinstance(config, OpenSearchConfig)
@@ -131,6 +136,7 @@ class OpenSearchSink(Sink):
         self._where = f"sink {name}: the server at {url.hostname}:{url.port or ''}".rstrip(":")
         self._owner = f"{pipeline}:{name}"
         self._generations: dict[TopicPartition, int] = {}
+        self._stored: dict[TopicPartition, int] = {}
         self._indices: dict[str, str] = {}
         self._prepared: dict[tuple[str, bytes], _Prepared] = {}
         self._server = HttpServer(config.url, self._where, _authorization(config), config.ca)
@@ -158,7 +164,7 @@ class OpenSearchSink(Sink):
     def claim(self, partitions: Collection[TopicPartition]) -> None:
         """Raise the generation of each partition: the version that its document gets by being written again.
 
-        Raises GapError when the server lost what it held since `open`.
+        Raises GapError when the server lost what it held since `open`, or the index of a topic at any time.
         """
         if not partitions:
             return
@@ -170,6 +176,23 @@ class OpenSearchSink(Sink):
             raise TransientError(f"{self._where} does not take the documents of the sink's own now")
         versions = [int(item["index"]["_version"]) for item in answer["items"]]
         self._generations.update(zip(partitions, versions, strict=True))
+        self._stored.update(dict.fromkeys(partitions, 0))
+        topics = list({partition.topic: None for partition in partitions})
+        self._learn(topics, self._fetch(STATE_INDEX, [{"_id": self._topic_id(topic)} for topic in topics]))
+        if places := self._places(topics):
+            self._fetch(STATE_INDEX, places)
+
+    def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
+        """Where reading goes on, per claimed partition that was ever started."""
+        partitions = list(self._generations)
+        if not partitions:
+            return {}
+        found = self._fetch(STATE_INDEX, [{"_id": self._offset_id(partition)} for partition in partitions])
+        return {
+            partition: msgspec.json.decode(stored.source, type=StoredOffset)
+            for partition, stored in zip(partitions, found, strict=True)
+            if stored.found
+        }
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         """Apply `batches`, as the contract says. Raises GapError when the server lost what it held."""
@@ -190,11 +213,28 @@ class OpenSearchSink(Sink):
         rejected = self._bulk.send(operations)
         for rows in partial:
             rejected += self._bulk.send(self._completed(rows))
+        faults.reach("sink.between_rows_and_offsets")
+        self._store_offsets(accepted(batches, rejected), topic_ids)
         return rejected
 
     def close(self) -> None:
         """Close the connection."""
         self._server.close()
+
+    def _store_offsets(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> None:
+        """Store where reading goes on: the rows before it are there. An older process sets nothing back."""
+        if not batches:
+            return
+        body = bytearray()
+        for batch in batches:
+            partition = TopicPartition(batch.topic, batch.partition)
+            version = {"version": batch.next_offset, "version_type": "external_gte"}
+            body += _encode({"index": {"_id": self._offset_id(partition), **version}}) + b"\n"
+            body += _encode(StoredOffset(batch.next_offset, topic_ids[batch.topic])) + b"\n"
+        answer = self._server.request("POST", f"/{STATE_INDEX}/_bulk", bytes(body)).json()
+        if any(item["index"]["status"] not in (200, 201, 409) for item in answer["items"]):
+            raise TransientError(f"{self._where} does not take the documents of the sink's own now")
+        self._stored.update({TopicPartition(batch.topic, batch.partition): batch.next_offset for batch in batches})
 
     def _look(self, batches: Sequence[Batch]) -> dict[TopicPartition, int]:
         """Look whether the store is still ours and whole; returns the floors, and learns the topics' indices.
@@ -203,27 +243,39 @@ class OpenSearchSink(Sink):
         """
         partitions = list({TopicPartition(batch.topic, batch.partition): None for batch in batches})
         topics = list({batch.topic: None for batch in batches if batch.topic not in self._indices})
-        names = [*map(self._generation_id, partitions), *map(self._floor_id, partitions), *map(self._topic_id, topics)]
-        places = [
-            {"_index": self._indices[topic], "_id": "-"} for topic in {batch.topic for batch in batches} - {*topics}
-        ]
-        found = self._fetch(STATE_INDEX, [*({"_id": name} for name in names), *places])
-        for partition, generation in zip(partitions, found, strict=False):
-            if generation.version < self._generations[partition]:
-                raise lost(self._where, "the index of the sink's own is gone or older than it was")
+        three = self._generation_id, self._offset_id, self._floor_id
+        names = [*(name(partition) for partition in partitions for name in three), *map(self._topic_id, topics)]
+        places = self._places({batch.topic for batch in batches})
+        found = iter(self._fetch(STATE_INDEX, [*({"_id": name} for name in names), *places]))
+        floors: dict[TopicPartition, int] = {}
+        for partition, generation, offset, floor in zip(partitions, found, found, found, strict=False):
             if generation.version > self._generations[partition]:
                 raise FencedError(f"{self._where}: another process of this sink took a partition over")
-        others = found[len(partitions) :]
-        for topic, stored in zip(topics, others[len(partitions) :], strict=False):
+            # The version of an offset's document is the offset.
+            if generation.version < self._generations[partition] or offset.version < self._stored[partition]:
+                raise lost(self._where, "the index of the sink's own is gone or older than it was")
+            floors[partition] = floor.version
+        self._learn(topics, found)
+        return floors
+
+    def _learn(self, topics: Sequence[str], found: Iterable[_Found]) -> None:
+        """Remember the indices of `topics`, as far as their documents were found."""
+        for topic, stored in zip(topics, found, strict=False):
             if stored.found:
                 self._indices[topic] = msgspec.json.decode(stored.source)["index"]
-        return {partition: floor.version for partition, floor in zip(partitions, others, strict=False)}
+
+    def _places(self, topics: Collection[str]) -> list[dict[str, Any]]:
+        """What to fetch to see that the known indices of `topics` are there."""
+        return [{"_index": self._indices[topic], "_id": "-"} for topic in topics if topic in self._indices]
 
     def _generation_id(self, partition: TopicPartition) -> str:
         return f"generation:{self._owner}:{partition.topic}:{partition.partition}"
 
     def _floor_id(self, partition: TopicPartition) -> str:
         return f"floor:{self._owner}:{partition.topic}:{partition.partition}"
+
+    def _offset_id(self, partition: TopicPartition) -> str:
+        return f"offset:{self._owner}:{partition.topic}:{partition.partition}"
 
     def _topic_id(self, topic: str) -> str:
         return f"topic:{self._owner}:{topic}"
@@ -346,7 +398,15 @@ class OpenSearchSink(Sink):
             return prepared
         template = self._config.index
         name = index_name(template.format(pipeline=self._pipeline, schema=schema.schema, table=schema.table))
+        current = self._indices.get(topic, name)
+        if current != name:
+            raise PermanentError(
+                f"{self._where}: the rows of {topic} are in index {current}, and are to go to {name} now",
+                hint="give the sink another name as well: that one is filled from the log's beginning",
+            )
         exists = self._server.request("GET", f"/{_quoted(name)}/_mapping", expect=(404,))
+        if exists.status == 404 and topic in self._indices:
+            raise lost(self._where, f"index {name} is gone")
         if exists.status == 404:
             self._create(name, topic, schema)
         else:

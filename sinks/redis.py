@@ -7,14 +7,16 @@ write loses against:
   `tombstone_ttl`. Eight days by default, a day more than a delete stays on a compacted log: a reader that still finds
   the old row there finds the delete as well.
 - the floor of its partition, set by a truncate or sweep and kept for ever.
-- the generation of its partition, claimed by whoever feeds it from now on: an older process is refused. Being gone,
-  it also tells that the server lost what it held, which is a gap and not an empty cache.
+- the generation of its partition, claimed by whoever feeds it from now on: an older process is refused.
+
+Where reading goes on is kept beside the generation, and stored once the rows are there. A server that went back to an
+older state (a restart that lost the last writes) so gets them again. One that holds nothing any more has no offset
+either, which is a gap and not an empty cache.
 """
 
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
 
+from cdc import faults
 from cdc.config.fields import Duration, Secret, SinkConfig
 from cdc.errors import (
     CdcError,
@@ -41,7 +44,7 @@ from cdc.errors import (
 )
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
-from cdc.sink import Batch, Rejected, Row, Sink
+from cdc.sink import Batch, Rejected, Row, Sink, StoredOffset, accepted
 from cdc.tls import trusting
 from schemas.table import TableSchema
 from sinks import _redis_scripts as scripts
@@ -117,6 +120,7 @@ class RedisSink(Sink):
     """Rows as JSON text in Redis or Valkey; the module's description says what is promised, and how."""
 
     Config = RedisConfig
+    owns_offsets = True
 
     def __init__(self, name: str, config: SinkConfig, pipeline: str) -> None:
         assert isinstance(config, RedisConfig)
@@ -128,8 +132,9 @@ class RedisSink(Sink):
         self._where = f"sink {name}: the server at {url.hostname}:{port}"
         self._owner = f"{pipeline}:{name}"
         self._own = f"{config.prefix}{self._owner}:".encode()
+        self._partitions = self._own + b"partitions"
         self._generations: dict[TopicPartition, int] = {}
-        self._store: Any = None
+        self._stored: dict[TopicPartition, int] = {}
         self._largest = 512 << 20
         self._template = KeyTemplate(config.key)
         self._namings: dict[tuple[str, bytes], Naming] = {}
@@ -149,6 +154,7 @@ class RedisSink(Sink):
         self._upsert = self._client.register_script(scripts.UPSERT)
         self._delete = self._client.register_script(scripts.DELETE)
         self._raise_floor = self._client.register_script(scripts.RAISE_FLOOR)
+        self._store = self._client.register_script(scripts.STORE)
 
     def check(self) -> list[Finding]:
         """Look whether the server can be reached and fits. Raises UnreachableError, PermanentError."""
@@ -183,24 +189,30 @@ class RedisSink(Sink):
         for finding in self.check():
             if finding.severity is Severity.ERROR:
                 raise PermanentError(finding.message, hint=finding.fix)
-        with self._border(UnreachableError):
-            self._client.set(self._own + b"store", uuid.uuid4().hex, nx=True)
-            self._store = self._client.get(self._own + b"store")
         # Not everyone may ask; the server's own default is assumed then.
         with self._border(UnreachableError), suppress(redis.ResponseError):
             self._largest = int(self._client.config_get(SIZE_LIMIT)[SIZE_LIMIT] or 0)
 
     def claim(self, partitions: Collection[TopicPartition]) -> None:
-        """Raise the generation of each partition. Raises GapError when the server lost what it held since `open`: the
-        partition's former process may have seen that, and gone.
-        """
+        """Raise the generation of each partition."""
+        if not partitions:
+            return
         with self._border(TransientError):
-            if self._client.get(self._own + b"store") != self._store:
-                raise self._lost()
-            calls = self._client.pipeline(transaction=False)
-            for partition in partitions:
-                calls.eval(scripts.CLAIM, 1, self._generation_key(partition))
-            self._generations.update(zip(partitions, map(int, self._run(calls)), strict=True))
+            drawn: Any = self._client.eval(scripts.CLAIM, 1, self._partitions, *map(_field, partitions))
+        self._generations.update(zip(partitions, drawn, strict=True))
+        self._stored.update(dict.fromkeys(partitions, 0))
+
+    def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
+        """Where reading goes on, per partition that was ever started."""
+        with self._border(TransientError):
+            kept: Any = self._client.hgetall(self._partitions)
+        found: dict[TopicPartition, StoredOffset] = {}
+        for name, value in kept.items():
+            topic, number = name.decode().rsplit(":", 1)
+            _, offset, topic_id = value.decode().split(" ", 2)
+            if topic_id:
+                found[TopicPartition(topic, int(number))] = StoredOffset(int(offset), topic_id)
+        return found
 
     def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
         """Apply `batches`, as the contract says. Raises GapError when the server lost what it held."""
@@ -218,17 +230,28 @@ class RedisSink(Sink):
             self._run(calls)
             while partial:
                 partial = self._complete(partial)
+            faults.reach("sink.between_rows_and_offsets")
+            self._store_offsets(accepted(batches, rejected), topic_ids)
         return rejected
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
+    def _store_offsets(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> None:
+        """Store where reading goes on: the rows before it are there."""
+        calls = self._client.pipeline(transaction=False)
+        for batch in batches:
+            arguments = [*self._claimed(batch), batch.next_offset, topic_ids[batch.topic]]
+            self._store(self._guard_keys(batch), arguments, client=calls)
+        self._run(calls)
+        self._stored.update({TopicPartition(batch.topic, batch.partition): batch.next_offset for batch in batches})
+
     def _sweep(self, batch: Batch) -> None:
         """Raise the partition's floor, then delete what lies below: what comes late loses in either case."""
         floor = _digits(batch.floor)
         calls = self._client.pipeline(transaction=False)
-        self._raise_floor(self._guard_keys(batch), [self._generation(batch), floor], client=calls)
+        self._raise_floor(self._guard_keys(batch), [*self._claimed(batch), floor], client=calls)
         self._run(calls)
         pattern = _GLOB.sub(rb"\\\g<0>", self._version_key(batch, b"")) + b"*"
         cursor: Any = None
@@ -240,7 +263,7 @@ class RedisSink(Sink):
 
     def _queue_deletes(self, calls: Pipeline, batch: Batch, keys: list[bytes], versions: list[bytes]) -> None:
         guard = self._guard_keys(batch)
-        head = [self._generation(batch), _milliseconds(self._config.tombstone_ttl)]
+        head = [*self._claimed(batch), _milliseconds(self._config.tombstone_ttl)]
         for start in range(0, len(keys), ROWS_PER_CALL):
             part = slice(start, start + ROWS_PER_CALL)
             self._delete([*guard, *keys[part]], [*head, *versions[part]], client=calls)
@@ -282,7 +305,7 @@ class RedisSink(Sink):
 
     def _queue(self, calls: Pipeline, batch: Batch, call: _Call) -> None:
         if call.keys:
-            head = [self._generation(batch), _milliseconds(self._config.ttl or 0)]
+            head = [*self._claimed(batch), _milliseconds(self._config.ttl or 0)]
             self._upsert([*self._guard_keys(batch), *call.keys], [*head, *call.values], client=calls)
 
     def _complete(self, partial: Sequence[_Partial]) -> list[_Partial]:
@@ -332,15 +355,13 @@ class RedisSink(Sink):
     def _version_key(self, batch: Batch, key: bytes) -> bytes:
         return b"%bv:%b:%d:%b" % (self._own, batch.topic.encode(), batch.partition, key)
 
-    def _generation(self, batch: Batch) -> int:
-        return self._generations[TopicPartition(batch.topic, batch.partition)]
-
-    def _generation_key(self, partition: TopicPartition) -> bytes:
-        return b"%bg:%b:%d" % (self._own, partition.topic.encode(), partition.partition)
+    def _claimed(self, batch: Batch) -> list[bytes | str | int]:
+        """What the guard of each script compares."""
+        place = TopicPartition(batch.topic, batch.partition)
+        return [_field(place), self._generations[place], self._stored[place]]
 
     def _guard_keys(self, batch: Batch) -> tuple[bytes, bytes]:
-        partition = TopicPartition(batch.topic, batch.partition)
-        return self._generation_key(partition), b"%bf:%b:%d" % (self._own, batch.topic.encode(), batch.partition)
+        return self._partitions, b"%bf:%b:%d" % (self._own, batch.topic.encode(), batch.partition)
 
     def _run(self, calls: Pipeline) -> list[Any]:
         """Send what is queued; all of it is tried before the first error is raised."""
@@ -361,7 +382,7 @@ class RedisSink(Sink):
     def _lost(self) -> GapError:
         return GapError(
             f"{self._where} no longer holds what was written (FLUSHALL, a restart without persistence, a failover)",
-            hint="cdc snapshot, which reads the tables again; then start the sink",
+            hint="start the sink again: it goes on at the offsets that the store has now, or says what is missing",
         )
 
     def _wrapped(self, error: redis.RedisError, unreachable: type[TransientError]) -> CdcError:
@@ -387,6 +408,10 @@ class RedisSink(Sink):
                 hint="ACL SETUSER … ~* +@read +@write +@scripting +@connection +info +config|get",
             )
         return PermanentError(f"{self._where} refuses the sink's commands ({code})")
+
+
+def _field(place: TopicPartition) -> str:
+    return f"{place.topic}:{place.partition}"
 
 
 def _milliseconds(seconds: float) -> int:

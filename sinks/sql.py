@@ -37,7 +37,7 @@ from cdc.config.fields import BatchConfig, Duration, Secret, SinkConfig, Url
 from cdc.errors import CdcError, PermanentError, TransientError, UnreachableError
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
-from cdc.sink import Batch, Rejected, Sink, StoredOffset
+from cdc.sink import Batch, Rejected, Sink, StoredOffset, accepted
 from cdc.tls import is_on_this_machine
 from sinks._rounds import rounds
 from sinks._sql_ledger import Ledger
@@ -144,9 +144,14 @@ class SqlSink(Sink):
             self._ledger.open(connection)
 
     def claim(self, partitions: Collection[TopicPartition]) -> None:
-        """Give `partitions` a generation that is newer than that of whoever had them before."""
+        """Give `partitions` a generation that is newer than that of whoever had them before.
+
+        Raises GapError when the table of one was dropped.
+        """
         self._tables = None  # who had them before may have made or changed some
         with self._border(UnreachableError), self._engine.begin() as connection:
+            topics = {partition.topic for partition in partitions}
+            self._read_tables(connection).require(topics & self._ledger.made(connection))
             self._ledger.claim(connection, partitions)
 
     def offsets(self) -> Mapping[TopicPartition, StoredOffset]:
@@ -177,13 +182,19 @@ class SqlSink(Sink):
         found = {id(row.schema): row.schema for batch in batches for row in batch.rows if row.after is not None}
         schemas = {schema for schema in found.values() if schema is not None}
         if tables is None or not tables.is_ready(topics, schemas):
-            config = self._config
             with self._engine.begin() as connection:
                 self._ledger.fence(connection, batches)
-                if tables is None:
-                    tables = Tables(connection, self._server, self._schema, config.table, self._where, config.kept)
+                made = self._ledger.made(connection)
+                tables = tables or self._read_tables(connection)
+                tables.require(topics & made)
                 tables.prepare(connection, topics, schemas)
+                if new := {schema.topic for schema in schemas} - made:
+                    self._ledger.add_made(connection, new)
         return tables
+
+    def _read_tables(self, connection: Connection) -> Tables:
+        config = self._config
+        return Tables(connection, self._server, self._schema, config.table, self._where, config.kept)
 
     def _apply(self, tables: Tables, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> list[Rejected]:
         rejected: list[Rejected] = []
@@ -209,7 +220,7 @@ class SqlSink(Sink):
                         self._ledger.remember(connection, deletes, staged)
                     staged += len(deletes.rows)
             faults.reach("sink.between_rows_and_offsets")
-            self._ledger.store(connection, batches, topic_ids)
+            self._ledger.store(connection, batches, accepted(batches, rejected), topic_ids)
             self._ledger.purge(connection, self._config.tombstone_ttl)
         return rejected
 

@@ -25,7 +25,7 @@ from cdc.config.fields import ByteSize, Duration, SinkConfig
 from cdc.errors import CdcError, FencedError, GapError, PermanentError, TransientError, UnreachableError
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
-from cdc.sink import Batch, Rejected, Row, Sink, StoredOffset
+from cdc.sink import ANEW, Batch, Rejected, Row, Sink, StoredOffset, accepted
 from sinks import _tantivy_index as documents
 from sinks._rounds import rounds
 from sinks._rows import merged
@@ -178,9 +178,11 @@ class TantivySink(Sink):
                 self._writer.delete_documents_by_term("_key", term)
             self._writer.add_document(made)
         faults.reach("sink.between_rows_and_offsets")
-        for batch in batches:
+        for batch in accepted(batches, rejected):
             kept = self._partition(batch)
             kept.topic_id, kept.offset = topic_ids[batch.topic], batch.next_offset
+        for batch in batches:
+            kept = self._partition(batch)
             self._put(kept.name, kept)
         self._purge()
         return rejected
@@ -245,7 +247,7 @@ class TantivySink(Sink):
         if claim is None:
             raise GapError(
                 f"{self._where} no longer holds what was written: it was replaced",
-                hint="start the sink again: it reads the log from its beginning",
+                hint=ANEW,
             )
         if claim.generation != self._generation:
             raise FencedError(f"{self._where}: another process of this sink took over")
@@ -281,9 +283,9 @@ class TantivySink(Sink):
         if "schema does not match" in text:
             return PermanentError(
                 f"{self._where} is an index of another layout",
-                hint="delete the folder; the sink fills it again from the log",
+                hint=ANEW,
             )
-        return PermanentError(f"{self._where} cannot be used", hint="delete the folder; the sink fills it again")
+        return PermanentError(f"{self._where} cannot be used", hint=ANEW)
 
 
 def _document(searcher: tantivy.Searcher, batch: Batch, row: Row, term: str, base: Held | None) -> tantivy.Document:

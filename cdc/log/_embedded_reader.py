@@ -302,5 +302,5 @@ def offset_for_time(connection: sqlite3.Connection, number: int, start: int, end
 
 def _gap(tp: TopicPartition, what: str) -> GapError:
     return GapError(
-        f"partition {tp.partition} of topic {tp.topic!r} {what}", hint="rebuild the store: what was missed is not known"
+        f"partition {tp.partition} of topic {tp.topic!r} {what}", hint="start the sink again: it says what is missing"
     )

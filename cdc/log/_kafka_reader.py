@@ -274,4 +274,4 @@ def _header(headers: list[tuple[str, bytes]] | None) -> bytes:
 
 
 def _gap(topic: str, what: str) -> CdcError:
-    return GapError(f"topic {topic!r} {what}", hint="rebuild the store: what was missed is not known")
+    return GapError(f"topic {topic!r} {what}", hint="start the sink again: it says what is missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import duckdb
 import psutil
 import pytest
 
+from sinks._tantivy_index import live_rows
 from tests.integration.postgres.support import busy
 from tests.servers import wait_until
 from tests.servers.postgres import Database, Server, create_database, drop_database
+from tests.servers.redis import RedisServer, redis_binary
 
 FILE = """\
 version: 1
@@ -122,6 +125,53 @@ def test_from_validate_to_cleanup(shop: Database, tmp_path: Path) -> None:
     user.cdc("cleanup", "--yes")
     assert user.slots() == []
     assert user.rows() == 90
+
+
+def test_emptied_stores_are_noticed_and_filled_anew_under_another_name(shop: Database, tmp_path: Path) -> None:
+    """Also where the store is one that the log's former life wrote to."""
+    user = Shop(tmp_path, shop)
+    cache = RedisServer(redis_binary(), tmp_path).start()
+
+    def name(suffix: str) -> None:
+        named = {f"{name}{suffix}": sink for name, sink in sinks.items()}
+        document = {"version": 1, "sources": sources, "sinks": named}
+        (tmp_path / "cdc.yaml").write_text(json.dumps(document))
+
+    def empty() -> None:
+        cache.client().flushall()
+        (tmp_path / "warehouse.duckdb").unlink()
+        shutil.rmtree(tmp_path / "search")
+
+    def refused(why: str) -> None:
+        user.cdc("run", "--until-caught-up", code=6)
+        workers = json.loads(user.cdc("status", "--json"))["result"]["sinks"].values()
+        assert {worker["state"] for worker in workers} == {"needs_rebuild"}
+        assert all(why in worker["error"] and "another name" in worker["error"] for worker in workers)
+
+    def filled() -> bool:
+        found = len(list(live_rows(tmp_path / "search", "cdc.public.customers")))
+        return user.rows() == found == len(cache.client().keys("customers:*")) == 100
+
+    sources = {"db": {"type": "postgres", "url": "${DATABASE_URL}", "tables": ["public.*"]}}
+    sinks = {
+        "warehouse": {"type": "duckdb", "path": "warehouse.duckdb"},
+        "search": {"type": "tantivy", "path": "search"},
+        "cache": {"type": "redis", "url": cache.url},
+    }
+    try:
+        name("")
+        user.cdc("run", "--until-caught-up")
+        empty()
+        refused("its offset is no longer in the store")
+        empty()
+        name("2")
+        user.cdc("run", "--until-caught-up")
+        assert filled()
+        user.cdc("cleanup", "--yes")
+        refused("made anew")
+        user.cdc("cleanup", "--yes")
+    finally:
+        cache.stop()
 
 
 def test_a_lost_slot_is_a_gap_that_snapshot_mends_while_run_is_up(shop: Database, tmp_path: Path) -> None:

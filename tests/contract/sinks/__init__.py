@@ -73,6 +73,14 @@ class Store(ABC):
         """Make it reachable again, with what it had promised to keep."""
 
     @abstractmethod
+    def empty(self) -> None:
+        """Take away all that it holds, as an operator does who does not know of us."""
+
+    def drop(self, schema: TableSchema) -> bool:
+        """Take away what holds the rows of a table, and nothing else. False: rows of all tables lie in one place."""
+        return False
+
+    @abstractmethod
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Break the sink: from now on a write lands whatever version the store holds for the key or its tombstone."""
 

@@ -69,6 +69,14 @@ class DuckDBStore(Store):
     def stop(self) -> None:
         self.mend()
 
+    def empty(self) -> None:
+        self._path.unlink()
+
+    def drop(self, schema: TableSchema) -> bool:
+        with duckdb.connect(str(self._path)) as connection:
+            connection.execute(f'DROP TABLE "{schema.table}"')
+        return True
+
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_duckdb_rows, "NEWER", "true")
         monkeypatch.setattr(_duckdb_rows, "LATE", "false")

@@ -47,9 +47,7 @@ class OpenSearchStore(Store):
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
         self._server: OpenSearchServer = request.getfixturevalue(self.fixture)
-        for index in self._ask("GET", "/_cat/indices?format=json&expand_wildcards=all"):
-            if index["index"] == opensearch.STATE_INDEX or index["index"].startswith(f"{PIPELINE}."):
-                self._ask("DELETE", f"/{index['index']}")
+        self.empty()
 
     def config(self) -> dict[str, Any]:
         return {"url": self._server.url, "replicas": 0}
@@ -72,6 +70,15 @@ class OpenSearchStore(Store):
 
     def mend(self) -> None:
         self._server.start()
+
+    def empty(self) -> None:
+        for index in self._ask("GET", "/_cat/indices?format=json&expand_wildcards=all"):
+            if index["index"] == opensearch.STATE_INDEX or index["index"].startswith(f"{PIPELINE}."):
+                self._ask("DELETE", f"/{index['index']}")
+
+    def drop(self, schema: TableSchema) -> bool:
+        self._ask("DELETE", "/" + quote(index_name(schema.topic) + "_g1", safe=""))
+        return True
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def unguarded(entry: Callable[..., bytes]) -> Callable[..., bytes]:

@@ -49,6 +49,9 @@ class RedisStore(Store):
     def mend(self) -> None:
         self._server.start()
 
+    def empty(self) -> None:
+        self._server.client().flushall()
+
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         guards = {"UPSERT": "held < version", "DELETE": "string.sub(stored, 1, 20) < version"}
         for name, guard in guards.items():

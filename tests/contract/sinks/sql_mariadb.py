@@ -38,7 +38,7 @@ class SqlMariaDbStore(Store):
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
         self.server: MariaDbServer = request.getfixturevalue(self.fixture)
-        self.server.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+        self.empty()
 
     def config(self) -> dict[str, Any]:
         return {"url": self.server.url, "schema": DATABASE}
@@ -74,6 +74,13 @@ class SqlMariaDbStore(Store):
 
     def mend(self) -> None:
         self.server.start()
+
+    def empty(self) -> None:
+        self.server.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+
+    def drop(self, schema: TableSchema) -> bool:
+        self.server.execute(f"DROP TABLE {DATABASE}.`{schema.table}`")
+        return True
 
     def stop(self) -> None:
         self.server.start().execute(f"DROP DATABASE IF EXISTS {DATABASE}")

@@ -33,7 +33,7 @@ class SqlPostgresStore(Store):
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
         self._server: Postgres = request.getfixturevalue("warehouse")
-        self._server.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        self.empty()
 
     def config(self) -> dict[str, Any]:
         return {"url": self._server.dsn, "schema": SCHEMA}
@@ -69,6 +69,13 @@ class SqlPostgresStore(Store):
 
     def mend(self) -> None:
         self._server.start()
+
+    def empty(self) -> None:
+        self._server.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+
+    def drop(self, schema: TableSchema) -> bool:
+        self._server.execute(f'DROP TABLE {SCHEMA}."{schema.table}"')
+        return True
 
     def stop(self) -> None:
         if not self._server.running():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ class TantivyStore(Store):
 
     def mend(self) -> None:
         self._elsewhere.rename(self._path)
+
+    def empty(self) -> None:
+        shutil.rmtree(self._path)
 
     def without_guard(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tantivy, "lands", lambda *_: True)
