@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final
 
 import structlog
@@ -91,6 +91,7 @@ class _Delivery:
             reraise=True,
         )
         self._failure = ""
+        self._passed: dict[TopicPartition, int] = {}
         self._records = 0
         self._appended_at = 0.0
         self._at_end_since: float | None = None
@@ -147,8 +148,13 @@ class _Delivery:
         self._control.report(State.STREAMING, progress=progress)
 
     def remember(self, *, whatever: bool) -> None:
-        """Write down up to when the store is complete, if it is time or `whatever`."""
+        """Write down up to when the store is complete, if it is time or `whatever`, and store what was passed without
+        a row: should the log's start move past that, the store's offset would be older than the log."""
         if whatever or time.monotonic() - self._remembered_at > REMEMBER_EVERY_SECONDS:
+            if passed := [Batch(*place, 0, [], [], at) for place, at in self._passed.items()]:
+                with suppress(TransientError):  # a later one brings them
+                    self._sink.write(passed, self._starts.topic_ids)
+                    self._passed.clear()
             self._starts.remember()
             self._remembered_at = time.monotonic()
 
@@ -190,6 +196,8 @@ class _Delivery:
     def _revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self.intake.drop(partitions)
         self._starts.revoked(partitions)
+        for place in partitions:
+            self._passed.pop(place, None)
 
     def _poll(self, timeout: float) -> list[Fetched]:
         fetched = self._reader.poll(timeout)
@@ -213,12 +221,16 @@ class _Delivery:
     def _write(self) -> None:
         brought = (history if self._sink.every_change else reduce)(self.intake.batch, self._tables.schema)
         batches = [batch for batch in brought if self._matters(batch)]
+        if self._sink.owns_offsets:
+            self._passed.update({TopicPartition(*batch[:2]): batch.next_offset for batch in brought})
         if not batches:
             return
         faults.reach("delivery.before_write")
         rejected = self._sink.write(batches, self._starts.topic_ids)
         if rejected:
             raise self._refused(rejected)
+        for batch in batches:
+            self._passed.pop(TopicPartition(*batch[:2]), None)
         faults.reach("delivery.after_write")
 
     def _matters(self, batch: Batch) -> bool:
