@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 from cdc import faults
 from cdc.config.fields import SinkConfig
 from cdc.config.secrets import redact
-from cdc.errors import PermanentError, RebalancingError, TransientError
+from cdc.errors import GapError, PermanentError, RebalancingError, TransientError
 from cdc.intake import Intake
 from cdc.log import Fetched, Log, TopicPartition
 from cdc.reduce import history, key_hash, reduce
@@ -46,8 +46,9 @@ def deliver(name: str, sink: Sink, config: SinkConfig, log: Log, control: Contro
     """Feed `sink` with the tables of `config` until `control` says stop, or until caught up if so asked.
 
     `name` is the consumer group too. A write that fails for the moment is retried here, for ever: the partitions are
-    paused while polling goes on, so that the group keeps its members. Raises TransientError when the log fails or the
-    store cannot be opened (the caller starts anew), GapError, PermanentError (a rejected row included), FencedError.
+    paused while polling goes on, so that the group keeps its members. Raises TransientError when the log fails, the
+    store cannot be opened, or lost what it held while it keeps its own offsets (the caller starts anew), GapError,
+    PermanentError (a rejected row included), FencedError.
     """
     with closing(sink):
         # 1. Claim the store and join the group. Partitions go on where the store, or else the group, says.
@@ -110,9 +111,18 @@ class _Delivery:
             dry = not fetched
 
     def write(self) -> None:
-        if self.intake.batch:
+        if not self.intake.batch:
+            return
+        try:
             self._retry(self._write)
-            self._failure = ""
+        except GapError as gap:
+            if not self._sink.owns_offsets:
+                raise
+            raise TransientError(
+                str(gap.args[0]),
+                hint="the sink starts again: it goes on at the offsets that the store has now, or says what is missing",
+            ) from gap
+        self._failure = ""
 
     def commit(self) -> None:
         if not self.intake.batch:
@@ -152,7 +162,7 @@ class _Delivery:
         a row: should the log's start move past that, the store's offset would be older than the log."""
         if whatever or time.monotonic() - self._remembered_at > REMEMBER_EVERY_SECONDS:
             if passed := [Batch(*place, 0, [], [], at) for place, at in self._passed.items()]:
-                with suppress(TransientError):  # a later one brings them
+                with suppress(TransientError, GapError):  # a later one brings them, or meets the same
                     self._sink.write(passed, self._starts.topic_ids)
                     self._passed.clear()
             self._starts.remember()

@@ -44,7 +44,7 @@ from cdc.errors import (
 )
 from cdc.findings import Finding, Severity
 from cdc.log import TopicPartition
-from cdc.sink import Batch, Rejected, Row, Sink, StoredOffset, accepted
+from cdc.sink import ANEW, Batch, Rejected, Row, Sink, StoredOffset, accepted
 from cdc.tls import trusting
 from schemas.table import TableSchema
 from sinks import _redis_scripts as scripts
@@ -382,7 +382,7 @@ class RedisSink(Sink):
     def _lost(self) -> GapError:
         return GapError(
             f"{self._where} no longer holds what was written (FLUSHALL, a restart without persistence, a failover)",
-            hint="start the sink again: it goes on at the offsets that the store has now, or says what is missing",
+            hint=ANEW,
         )
 
     def _wrapped(self, error: redis.RedisError, unreachable: type[TransientError]) -> CdcError:

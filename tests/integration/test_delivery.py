@@ -496,6 +496,25 @@ def test_a_topic_that_was_made_anew_is_a_gap(tmp_path: Path, kind: type[MemorySi
     assert sink.store.current(ORDERS.topic) == {key(1): row(1, "old")}
 
 
+def test_a_store_that_went_back_while_it_was_written_to_gets_again_what_it_lost(
+    log: EmbeddedLog, source: Source
+) -> None:
+    class Back(MemorySinkWithOffsets):
+        def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
+            raise GapError("went back")
+
+    source.put(1, "kept")
+    source.commit()
+    sink = MemorySinkWithOffsets("store", CONFIG)
+    deliver_all(log, sink)
+    source.put(2, "lost")
+    source.commit()
+    with pytest.raises(TransientError, match="went back"):
+        deliver_all(log, Back("store", CONFIG, store=sink.store))
+    deliver_all(log, MemorySinkWithOffsets("store", CONFIG, store=sink.store))
+    assert holds(sink.store, source)
+
+
 def test_a_lost_offset_is_a_gap(log: EmbeddedLog, source: Source, kind: type[MemorySink]) -> None:
     source.put(1, "old")
     source.commit()
