@@ -31,7 +31,7 @@ from cdc.formats.envelope import (
     operation_part,
     table_part,
 )
-from cdc.formats.json import dumps, key_form, rendering
+from cdc.formats.json import dumps, has_nulls, key_form, rendering
 from cdc.log import Produced
 from cdc.record import KEY_CHANGE, LAYOUT, TOMBSTONE, pack_header
 from schemas.table import TableSchema
@@ -439,16 +439,25 @@ class _Code:
         elif self._rendering[index].quoted and not self._bare[index]:
             rendered = f"b'\"%b\"' % {rendered}"
         lines.append(f"{prefix}{index} = {rendered}")
-        form = key_form(self._schema.columns[index]) if index in self._key.values() else None
-        if form is not None:
-            lines += [f"v = {self._use(form)}", f"{prefix}k{index} = {rendered}"]
+        if index in self._key.values():
+            form = key_form(self._schema.columns[index])
+            if form is not None:
+                lines += [f"v = {self._use(form)}", f"{prefix}k{index} = {rendered}"]
+            elif self._has_nulls(index):  # as cdc.formats.json.render_key
+                value = f"{prefix}{index}"
+                lines.append(f"""{prefix}k{index} = {value} if {value} != b"null" else b'"%b"' % v""")
         return "\n".join(lines)
+
+    def _has_nulls(self, index: int) -> bool:
+        return has_nulls(self._schema.columns[index].type, self._schema.profile)
 
     def _in_key(self, index: int) -> list[str]:
         """What follows the prefix in the names of a column's value where it is part of the key."""
         if index not in self._key.values():
             return []
-        return [f"{index}"] if key_form(self._schema.columns[index]) is None else [f"{index}", f"k{index}"]
+        if key_form(self._schema.columns[index]) is None and not self._has_nulls(index):
+            return [f"{index}"]
+        return [f"{index}", f"k{index}"]
 
     def _null(self, index: int, prefix: str) -> str:
         if index in self._key.values() or self._bare[index]:

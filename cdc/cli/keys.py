@@ -9,7 +9,7 @@ from typing import Final
 from cdc.errors import ConfigurationError, DecodeError
 from cdc.event import Value
 from cdc.formats.envelope import record_key
-from cdc.formats.json import decode, render
+from cdc.formats.json import decode, render_key
 from cdc.record import key_columns
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
@@ -96,7 +96,7 @@ def _problem(line: bytes, schema: TableSchema) -> str:
 
 def _same(column: Column, profile: str, value: Value, given: object) -> bool:
     """Whether a value is printed as it was given."""
-    printed = render(column.type, profile, value)
+    printed = render_key(column.type, profile, value)
     return key_columns(b'{"":%b}' % printed)[""] == given
 
 

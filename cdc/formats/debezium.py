@@ -7,7 +7,8 @@ Where Debezium cannot represent a value, or loses it, we choose:
 - a column that could not be filled, of a type for which Debezium has no placeholder: the placeholder as a string.
 
 Lossy, as Debezium is: ``numeric`` without precision loses trailing zeros, ``time with time zone`` its zone. Dates that
-are none (MySQL's ``0000-00-00``) are null, also where Debezium would put the column's default.
+are none (MySQL's ``0000-00-00``) are null, also where Debezium would put the column's default; in the record key they
+are their text (:func:`cdc.formats.json.render_key`), which the functions that load values take as well.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _SPECIAL_DATES: Final = {b"infinity": -2147472692, b"-infinity": -2147472691}
 _SPECIAL_TIMESTAMPS: Final = {b"infinity": 9223372036825200000, b"-infinity": -9223372036832400000}
 _DATE_TEXTS: Final = {number: text.decode() for text, number in _SPECIAL_DATES.items()}
 _TIMESTAMP_TEXTS: Final = {number: text.decode() for text, number in _SPECIAL_TIMESTAMPS.items()}
+_ZERO: Final = "0000-00-00"
+"""MySQL's zero of a TIMESTAMP."""
 _DAY: Final = 86_400_000_000
 _MAX_SCALE: Final = 16_383
 _MAX_DIGITS: Final = 4_000  # beyond about 4,300 Python's int() refuses text
@@ -120,8 +123,10 @@ def date(v: bytes) -> bytes:
     return b"null" if days is None else b"%d" % days
 
 
-def load_date(days: int) -> str:
+def load_date(days: int | str) -> str:
     """The date of a number of days since 1970-01-01."""
+    if isinstance(days, str):
+        return days
     if days in _DATE_TEXTS:
         return _DATE_TEXTS[days]
     year, month, day = _civil_from_days(days)
@@ -205,8 +210,10 @@ def timestamp_microseconds(v: bytes) -> bytes:
     return _timestamp(v, 1)
 
 
-def load_timestamp(number: int, precision: int | None) -> str:
+def load_timestamp(number: int | str, precision: int | None) -> str:
     """The timestamp of a number of milliseconds (precision up to 3) or microseconds since 1970."""
+    if isinstance(number, str):
+        return number
     if number in _TIMESTAMP_TEXTS:
         return _TIMESTAMP_TEXTS[number]
     days, moment = divmod(number * 1000 if _in_milliseconds(precision) else number, _DAY)
@@ -219,7 +226,7 @@ def timestamptz(v: bytes, precision: int) -> bytes:
     """ISO 8601 in UTC, the fraction padded to `precision` digits, years as Java prints them."""
     if v in _SPECIAL_TIMESTAMPS:
         return b'"%b"' % v
-    if v.startswith(b"0000-00-00"):  # MySQL's zero
+    if v.startswith(_ZERO.encode()):
         return b"null"
     day, _, moment = v.partition(b"T")
     moment, _, era = moment.partition(b"Z")
@@ -237,7 +244,7 @@ def timestamptz(v: bytes, precision: int) -> bytes:
 def load_timestamptz(rendered: str) -> str:
     """The canonical text of a rendered timestamp with time zone."""
     day, found, moment = rendered.partition("T")
-    if not found:
+    if not found or day == _ZERO:
         return rendered
     moment = moment[:-1]
     if "." in moment:

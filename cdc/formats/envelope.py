@@ -17,7 +17,7 @@ from cdc import __version__
 from cdc.errors import DecodeError
 from cdc.event import UNCHANGED, Operation, Value
 from cdc.formats import debezium
-from cdc.formats.json import dumps, key_value, render
+from cdc.formats.json import dumps, key_value, render, render_key
 from cdc.log import Produced
 from cdc.record import KEY_CHANGE, LAYOUT, PARTIAL, TOMBSTONE, pack_header
 from schemas.table import Column, TableSchema
@@ -182,7 +182,7 @@ def record_key(schema: TableSchema, row: Mapping[str, Value]) -> bytes:
     members = []
     for name in schema.key:
         column = schema.by_name[name]
-        members.append(dumps(name) + b":" + render(column.type, schema.profile, key_value(column, row[name])))
+        members.append(dumps(name) + b":" + render_key(column.type, schema.profile, key_value(column, row[name])))
     return b"{" + b",".join(members) + b"}"
 
 

@@ -161,6 +161,18 @@ def _lower(v: bytes) -> bytes:
     return v.lower()
 
 
+def render_key(type_: LogicalType, profile: str, value: Value) -> bytes:
+    """The JSON of a canonical value in the record key: dates that the profile has as null are text there, or two rows
+    would fall together. Raises ValueError as :func:`render`."""
+    rendered = render(type_, profile, value)
+    return dumps(value) if rendered == b"null" else rendered
+
+
+def has_nulls(type_: LogicalType, profile: str) -> bool:
+    """Whether the profile may have a value of this type as null."""
+    return profile == "debezium" and type_.kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+
+
 def key_supported(type_: LogicalType, native: str) -> str | None:
     """None when a column of this type can be part of the record key, otherwise why not."""
     if type_.kind in (Kind.JSON, Kind.ARRAY):

@@ -75,17 +75,11 @@ class Incomplete:
         """See :func:`cdc.formats.envelope.row_keys`. Raises DecodeError."""
         return row_keys(self.schema, self.operation, self.before, self.after)
 
-    def key(self, *, old: bool) -> tuple[Value, ...]:
-        """The key's canonical values; the old row's when it has them."""
-        row = self.before if (old and self.before is not None) or self.after is None else self.after
+    def key(self) -> tuple[Value, ...]:
+        """The key's canonical values, of the new row if there is one."""
+        row = self.before if self.after is None else self.after
         assert row is not None
-        values = tuple(self._at(row, name) for name in self.schema.key)
-        if old and any(value is UNCHANGED or value is None for value in values):
-            return self.key(old=False)
-        return values
-
-    def _at(self, row: Sequence[Value], name: str) -> Value:
-        return row[self.schema.columns.index(self.schema.by_name[name])]
+        return tuple(row[self.schema.columns.index(self.schema.by_name[name])] for name in self.schema.key)
 
 
 def record_keys(items: Iterable[Produced | Incomplete]) -> set[bytes]:
@@ -132,23 +126,23 @@ class Reselect(ABC):
 def _fill_from_batch(runs: Sequence[list[Produced | Incomplete]]) -> None:
     """From the latest earlier row of the same key in the batch; after a key change, of the old key."""
     wanted = {item.schema.topic for run in runs for item in run if isinstance(item, Incomplete)}
-    latest: dict[tuple[str, tuple[Value, ...]], Produced | Incomplete] = {}
+    latest: dict[tuple[str, bytes], Produced | Incomplete] = {}
     schemas = {item.schema.id: item.schema for run in runs for item in run if isinstance(item, Incomplete)}
     for run in runs:
         for item in run:
             if isinstance(item, Incomplete):
-                earlier = latest.get((item.schema.topic, item.key(old=True)))
+                keys = item.keys()
+                earlier = latest.get((item.schema.topic, keys[0]))
                 if earlier is not None and item.missing():
                     _copy(item, earlier, schemas)
-                latest[item.schema.topic, item.key(old=False)] = item
+                latest[item.schema.topic, keys[-1]] = item
             elif item.topic in wanted:
                 header = unpack_header(item.header)
                 schema = schemas.get(header.schema_id)
                 if schema is None:
                     latest.clear()  # a row that can't be told may be of any key
                 elif item.value is not None and header.after_length:
-                    after = decode(schema, item.value[header.after_start :][: header.after_length])
-                    latest[item.topic, tuple(after.get(name, UNCHANGED) for name in schema.key)] = item
+                    latest[item.topic, item.key] = item
 
 
 def _copy(row: Incomplete, earlier: Produced | Incomplete, schemas: dict[bytes, TableSchema]) -> None:

@@ -112,10 +112,10 @@ class Reselect(incomplete.Reselect):
         table, reading = _columns(table, schema, {place for row in rows for place in row.missing()})
         found = {
             tuple(values[name] for name in schema.key): values
-            for values in self._select(connection, table, reading, [row.key(old=False) for row in rows])
+            for values in self._select(connection, table, reading, [row.key() for row in rows])
         }
         for row in rows:
-            values = found.get(row.key(old=False))  # what the server takes for the same key may be another one
+            values = found.get(row.key())  # what the server takes for the same key may be another one
             if values is not None:
                 assert row.after is not None
                 for place in row.missing():

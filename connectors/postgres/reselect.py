@@ -66,7 +66,7 @@ def _statement(
     schema: TableSchema, places: Sequence[int], rows: Sequence[Incomplete]
 ) -> tuple[sql.Composed, list[bytes]]:
     """``SELECT number, snapshot, found, columns…`` for the rows' keys, and the parameters: one array per key column."""
-    keys = [row.key(old=False) for row in rows]
+    keys = [row.key() for row in rows]
     types = [schema.by_name[name].type for name in schema.key]
     arrays = [
         _text_array([to_sql_text(types[place], key[place]) or "" for key in keys]) for place in range(len(schema.key))

@@ -30,7 +30,7 @@ from tests.servers.postgres import create_database, drop_database
 class Shop:
     """A schema of a database for one test, and the capture of its table ``item``."""
 
-    def __init__(self, source: sources.Source, schema: str, execute: Callable[[str], Any]) -> None:
+    def __init__(self, source: sources.Source, schema: str, execute: Callable[..., Any]) -> None:
         self.source, self.execute = source, execute
         self.table = f"{schema}.item"
 
@@ -89,7 +89,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     schema = f"s{uuid.uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE {schema}")
     source = MysqlSource(server.url.rpartition("/")[0], tmp_path, {"tables": [f"{schema}.item"]})
-    yield Shop(source, schema, lambda statement: server.execute(f"USE {schema}", statement))
+    yield Shop(source, schema, lambda *statements: server.execute(f"USE {schema}", *statements))
     server.execute(f"DROP DATABASE {schema}")
 
 
@@ -232,6 +232,40 @@ def test_a_value_that_its_column_cannot_hold_is_that_of_no_row(shop: Shop) -> No
         ("d", '{"day":"2024-13-01"}'),
         *(("r", f'{{"day":"2024-01-0{number}"}}') for number in (1, 2, 3)),
     ]
+
+
+@pytest.mark.parametrize("shop", [MARIADB, MYSQL], indirect=True)
+@pytest.mark.parametrize("profile", ["readable", "debezium"])
+def test_rows_whose_keys_are_dates_that_are_none_are_told_apart(shop: Shop, profile: str) -> None:
+    """Read by a snapshot, streamed, of images without all columns, listed."""
+    days = ["0000-00-00", "2024-00-10", "2024-02-00", "2023-02-30", "2024-01-01"]
+    moments = [*(f"{day} 01:02:03" for day in days), "0000-00-00 00:00:00"]
+    stamps = ["0000-00-00 00:00:00", "2024-01-01 00:00:00"]
+    keys = [(day, moments[0], stamps[1]) for day in days] + [(days[-1], moment, stamps[0]) for moment in moments]
+    values = [f"('{day}', '{moment}', '{stamp}', 'a', 1)" for day, moment, stamp in keys]
+    mode = "SET time_zone = '+00:00', sql_mode = 'ALLOW_INVALID_DATES'"
+    columns = "d date, m datetime, s timestamp DEFAULT '2024-01-01', v text, n int, PRIMARY KEY (d, m, s)"
+    shop.execute(f"{mode}", f"CREATE TABLE item ({columns})", f"INSERT INTO item VALUES {', '.join(values)}")
+    source = shop.differently(profile=profile)
+    source.capture()
+    found = shop.keys()
+    assert len(found) == len(keys)
+    assert not any(b"null" in key for key in found)
+    assert listed_keys([("", key) for key in found], shop.schema()) == [key.decode() for key in found]
+    since = shop.next_version()
+    shop.execute(f"{mode}", "UPDATE item SET n = 2")
+    shop.execute(f"{mode}, binlog_row_image = MINIMAL", "UPDATE item SET n = 3")
+    source.capture()
+    assert sorted(shop.said(since)) == sorted(("u", key.decode()) for key in found for _ in range(2))
+    assert all((event.after["v"], event.after["n"]) == ("a", 3) for event in source.events()[-len(keys) :])
+    since = shop.next_version()
+    source.request_keys(shop.table, *found)
+    source.capture()
+    assert sorted(shop.said(since)) == sorted(("r", key.decode()) for key in found)
+    since = shop.next_version()
+    shop.execute("DELETE FROM item")
+    source.capture()
+    assert sorted(shop.said(since)) == sorted(("d", key.decode()) for key in found)
 
 
 @pytest.mark.parametrize("shop", [MARIADB], indirect=True)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cdc.errors import DecodeError
 from cdc.event import UNCHANGED, Operation
-from cdc.formats.envelope import plain_records
+from cdc.formats.envelope import plain_records, record_key
 from cdc.formats.json import decode as decode_row
-from cdc.record import unpack_header
+from cdc.record import key_columns, unpack_header
 from connectors.mysql.cursor import Cursor
 from connectors.mysql.envelope import BLOCK, BinlogEnvelope, event_place
 from connectors.mysql.events import Rows
@@ -128,9 +128,18 @@ def test_what_is_on_the_log_is_the_row(data: st.DataObject) -> None:
     table = data.draw(binlog_tables())
     rows = data.draw(rows_events(table))
     for row in decode(table, rows):
-        _, _, after = row
+        _, before, after = row
         record = plain_records(table.schema, *row, TRANSACTION, PLACE, VERSION, 0, block=BLOCK)[-1]
         header = unpack_header(record.header)
+        image = before if after is None else after
+        assert image is not None
+        names = [column.name for column in table.schema.columns]
+        key = {name: image[names.index(name)] for name in table.schema.key}
+        assert None not in key_columns(record.key).values()
+        read_key = decode_row(table.schema, record.key)
+        assert record_key(table.schema, read_key) == record.key
+        for name, value in key.items():  # the year 0 comes back as 1 BC
+            assert read_key[name] == value or (str(value).startswith("0000") and str(read_key[name]).endswith(" BC"))
         if after is None:
             assert record.value is None
             continue

@@ -118,8 +118,10 @@ def test_a_bad_line_is_refused_with_its_place(line: str, problem: str) -> None:
 
 def test_in_the_debezium_profile_keys_are_as_debezium_has_them() -> None:
     assert listed('{"day":20484}', key=("day",), profile="debezium") == ['{"day":20484}']
-    with pytest.raises(ConfigurationError, match="line 1: a value is not of its column's type"):
-        listed('{"day":"2026-01-31"}', key=("day",), profile="debezium")
+    assert listed('{"day":"2024-00-10"}', key=("day",), profile="debezium") == ['{"day":"2024-00-10"}']
+    for value in ('"2026-01-31"', "null"):
+        with pytest.raises(ConfigurationError, match="line 1: the value of day is not as record keys have it"):
+            listed(f'{{"day":{value}}}', key=("day",), profile="debezium")
 
 
 def test_none_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
