@@ -86,6 +86,7 @@ class Stream(ABC):
     @abstractmethod
     def fill(self) -> bool:
         """Complete the columns that the source left out of what `read` returned last, in place, by asking the source.
+        What would take too much memory is removed from it, and is what `read` returns next.
 
         False: not possible yet, call again. Never called while an append is open.
         """
@@ -101,8 +102,8 @@ class Stream(ABC):
 
     @abstractmethod
     def position(self) -> Callable[[], bytes] | None:
-        """The place after everything that `read` returned, as a function that encodes it; None when it is still the
-        one that was stored last."""
+        """The place after everything that `read` returned and `fill` left in it, as a function that encodes it; None
+        when it is still the one that was stored last."""
 
     @abstractmethod
     def stored(self) -> None:

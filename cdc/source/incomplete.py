@@ -4,6 +4,9 @@ What is missing is filled before the append, or a compacted topic would lose the
 rows of the same key in the batch, then by reading the row by its key. What is read counts only when the transaction
 that wrote the row is visible to the statement that reads: a row that is streamed may not be visible yet, and would
 return an older value. A row that is gone by then stays incomplete: a later event of its key mends it.
+
+Of what a batch lacks, which may be any number of times its size, a portion is held at once where capture can stop
+after a row: that is appended before the next is read.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final, cast
 
+from cdc.capture import Item
 from cdc.event import UNCHANGED, Operation, Value
 from cdc.formats.envelope import POSTGRESQL, SourceBlock, TransactionParts, plain_records, row_keys
 from cdc.formats.json import decode
@@ -21,6 +26,8 @@ from cdc.record import unpack_header
 from schemas.table import TableSchema
 
 KEYS_PER_QUERY: Final = 500
+PORTION_BYTES: Final = 4 << 20
+"""What is read and rendered at once; a row more than that."""
 
 
 @dataclass(slots=True)
@@ -46,11 +53,23 @@ class Incomplete:
     """Places of columns that may not be what they were: earlier rows do not tell their values."""
     settled: bool = False
     """Nothing more can be learnt by reading it."""
+    position: Any = None
+    """The connector's position after this row, if capture can stop there."""
 
     @property
     def table(self) -> str:
         """``schema.table``."""
         return f"{self.schema.schema}.{self.schema.table}"
+
+    @property
+    def unread(self) -> bool:
+        """It must be read yet."""
+        return not self.settled and bool(self.missing())
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return sum(map(_size, self.after or ()))
 
     def missing(self) -> list[int]:
         """Places of the columns that are still UNCHANGED."""
@@ -87,40 +106,81 @@ def record_keys(items: Iterable[Produced | Incomplete]) -> set[bytes]:
     return {key for item in items for key in (item.keys() if isinstance(item, Incomplete) else (item.key,))}
 
 
+def _size(value: Value) -> int:
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
 class Reselect(ABC):
     """Fills the incomplete rows of one batch."""
 
     @abstractmethod
-    def _read(self, rows: Sequence[Incomplete]) -> bool:
-        """Read what is missing of rows of one schema, at most `KEYS_PER_QUERY`, and settle those that were read.
+    def _read(self, rows: Sequence[Incomplete], most: int) -> bool:
+        """Read what is missing of rows of one schema, at most `KEYS_PER_QUERY`, and settle those that were read: all,
+        or, where each has a position, the first ones, with one more than fit into `most` bytes.
 
         False: one was written by a transaction that is not visible yet. Raises UnreachableError.
         """
 
-    def fill(self, runs: Sequence[list[Produced | Incomplete]]) -> bool:
-        """Complete the rows in place and replace them by their records.
+    def fill(self, items: Sequence[Item]) -> tuple[list[Item], list[Item], Any] | None:
+        """Complete the first rows, as many as a portion has, and replace them by their records.
 
-        False: not possible yet; call again. Raises UnreachableError.
+        Returns what can be appended, what comes after it and is still to be filled, and the position in between.
+        None: not possible yet; call again. Raises UnreachableError.
         """
-        rows = [item for run in runs for item in run if isinstance(item, Incomplete)]
+        runs = [cast(list[Produced | Incomplete], item) for item in items if isinstance(item, list)]
+        rows = [row for run in runs for row in run if isinstance(row, Incomplete)]
         _fill_from_batch(runs)
+        if not self._read_portion(rows):
+            return None
+        if any(row.settled and row.missing() for row in rows):
+            _fill_from_batch(runs)
+        last = _last(rows)
+        complete, rest = (items, []) if last is None else _split(items, last)
+        return [_rendered(item) for item in complete], rest, last and last.position
+
+    def _read_portion(self, rows: Sequence[Incomplete]) -> bool:
         groups: dict[bytes, list[Incomplete]] = {}
         for row in rows:
-            if row.missing() and not row.settled:
+            if row.unread:
                 groups.setdefault(row.schema.id, []).append(row)
         complete = True
         for group in groups.values():
             for start in range(0, len(group), KEYS_PER_QUERY):
-                complete &= self._read(group[start : start + KEYS_PER_QUERY])
-        if not complete:
-            return False
-        _fill_from_batch(runs)
-        for run in runs:
-            if any(isinstance(item, Incomplete) for item in run):
-                run[:] = [
-                    record for item in run for record in (item.records() if isinstance(item, Incomplete) else (item,))
-                ]
-        return True
+                left = PORTION_BYTES - sum(row.size for row in rows if row.settled)
+                if left <= 0 and rows[0].position is not None and not rows[0].unread:
+                    return complete
+                complete &= self._read(group[start : start + KEYS_PER_QUERY], max(left, 0))
+        return complete
+
+
+def _last(rows: Sequence[Incomplete]) -> Incomplete | None:
+    """The last row of the portion, None when it has all."""
+    size = 0
+    for row, following in pairwise(rows):
+        size += row.size
+        if row.position is not None and (size >= PORTION_BYTES or following.unread):
+            return row
+    return None
+
+
+def _split(items: Sequence[Item], last: Incomplete) -> tuple[list[Item], list[Item]]:
+    """The items up to and with a row, and those after it."""
+    for number, item in enumerate(items):
+        for end, row in enumerate(item if isinstance(item, list) else (), 1):
+            if cast(object, row) is last:
+                assert isinstance(item, list)
+                rest = [item[end:]] if end < len(item) else []
+                return [*items[:number], item[:end]], [*rest, *items[number + 1 :]]
+    raise ValueError("the row is not among the items")
+
+
+def _rendered(item: Item) -> Item:
+    if not isinstance(item, list):
+        return item
+    run = cast(list[Produced | Incomplete], item)
+    return [record for one in run for record in (one.records() if isinstance(one, Incomplete) else (one,))]
 
 
 def _fill_from_batch(runs: Sequence[list[Produced | Incomplete]]) -> None:
@@ -133,7 +193,9 @@ def _fill_from_batch(runs: Sequence[list[Produced | Incomplete]]) -> None:
             if isinstance(item, Incomplete):
                 keys = item.keys()
                 earlier = latest.get((item.schema.topic, keys[0]))
-                if earlier is not None and item.missing():
+                # What was read is not kept for rows that are to be read: these may be in a later portion.
+                was_read = isinstance(earlier, Incomplete) and earlier.settled
+                if earlier is not None and (item.settled or not was_read) and item.missing():
                     _copy(item, earlier, schemas)
                 latest[item.schema.topic, keys[-1]] = item
             elif item.topic in wanted:

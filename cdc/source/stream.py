@@ -50,6 +50,10 @@ class DatabaseStream(Stream, Generic[C]):
         self.more = False
         self.splittable = True
         self._items: list[Item] = []
+        # What `read` returned last; what of it did not fit into a portion, and the position before that.
+        self._batch: list[Item] = []
+        self._rest: list[Item] = []
+        self._rest_from: Any = None
         self._append: Callable[[Produced], None]
         self._version = 0
         self._dirty = False
@@ -98,7 +102,8 @@ class DatabaseStream(Stream, Generic[C]):
 
     def _taken_items(self) -> Sequence[Item]:
         """What there is by now, without runs that nothing came into."""
-        return [item for item in self._items if item != []]
+        self._batch = [item for item in self._items if item != []]
+        return self._batch
 
     # -- rows that lack values -----------------------------------------------------------------------------------------
 
@@ -114,13 +119,23 @@ class DatabaseStream(Stream, Generic[C]):
 
     def fill(self) -> bool:
         """See :class:`cdc.capture.Stream`."""
-        runs = [cast(list[Produced | Incomplete], item) for item in self._items if isinstance(item, list)]
         assert self._reselect is not None
-        if not self._reselect.fill(runs):
+        filled = self._reselect.fill(self._batch)
+        if filled is None:
             self._control.wait(FILL_SECONDS)
             return False
+        self._batch[:], self._rest, self._rest_from = filled
+        self._items = []  # nor are the rows kept there
+        self._new_run()
         self.incomplete = False
+        self.more = self.more or bool(self._rest)
         return True
+
+    def _take_rest(self) -> Sequence[Item]:
+        """What did not fit into the portion that was filled last; of that, another portion."""
+        self._batch, self._rest = self._rest, []
+        self.incomplete = True
+        return self._batch
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Reselect(incomplete.Reselect):
         if self._connection is not None:
             self._connection._force_close()
 
-    def _read(self, rows: Sequence[Incomplete]) -> bool:
+    def _read(self, rows: Sequence[Incomplete], most: int) -> bool:  # noqa: ARG002 - a rows event is not divided
         if self._connection is None or not self._connection.open:
             self._connection = connect_reader(self._address, LOCK_SECONDS)
         connection = self._connection

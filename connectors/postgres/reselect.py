@@ -26,11 +26,14 @@ class Reselect(incomplete.Reselect):
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
+        self._fitting = incomplete.KEYS_PER_QUERY
+        """How many rows are asked for: to count what one has, the server may have to read it."""
 
-    def _read(self, rows: Sequence[Incomplete]) -> bool:
+    def _read(self, rows: Sequence[Incomplete], most: int) -> bool:
+        rows = rows[: self._fitting]
         schema = rows[0].schema
         places = sorted({place for row in rows for place in row.missing()})
-        statement, parameters = _statement(schema, places, rows)
+        statement, parameters = _statement(schema, places, rows, most)
         connection = self._tables.sql()
         result = connection.pgconn.exec_params(statement.as_bytes(connection), parameters)
         if result.status != pq.ExecStatus.TUPLES_OK:
@@ -43,6 +46,7 @@ class Reselect(incomplete.Reselect):
                 return False
             table = sql.Identifier(schema.schema, schema.table).as_string(connection)
             raise refused(error, f"GRANT SELECT ON {table} TO …;" if error.sqlstate == "42501" else "")
+        self._fitting = max(1, min(incomplete.KEYS_PER_QUERY, 2 * result.ntuples))
         done = True
         for number in range(result.ntuples):
             row = rows[int(result.get_value(number, 0) or 0)]
@@ -63,21 +67,33 @@ class Reselect(incomplete.Reselect):
 
 
 def _statement(
-    schema: TableSchema, places: Sequence[int], rows: Sequence[Incomplete]
+    schema: TableSchema, places: Sequence[int], rows: Sequence[Incomplete], most: int
 ) -> tuple[sql.Composed, list[bytes]]:
-    """``SELECT number, snapshot, found, columns…`` for the rows' keys, and the parameters: one array per key column."""
+    """``SELECT number, snapshot, found, columns…`` for the rows' keys, and the parameters: one array per key column.
+
+    The server counts, since the client would hold all that it sends.
+    """
     keys = [row.key() for row in rows]
     types = [schema.by_name[name].type for name in schema.key]
     arrays = [
         _text_array([to_sql_text(types[place], key[place]) or "" for key in keys]) for place in range(len(schema.key))
     ]
     names = [sql.Identifier(f"k{place}") for place in range(len(schema.key))]
+    values = [sql.Identifier("t", schema.columns[place].name) for place in places]
     statement = sql.SQL(
-        "SELECT k.number - 1, pg_current_snapshot()::text, t.tableoid, {columns} "
+        "SELECT number, snapshot, found, {read} FROM ("
+        "SELECT k.number - 1 AS number, pg_current_snapshot()::text AS snapshot, t.tableoid AS found, {columns}, "
+        "sum({size}) OVER (ORDER BY k.number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before "
         "FROM ROWS FROM ({unnest}) WITH ORDINALITY AS k ({names}, number) "
-        "LEFT JOIN ONLY {table} t ON {match}"
+        "LEFT JOIN ONLY {table} t ON {match}) AS read WHERE coalesce(before, 0) <= {most}"
     ).format(
-        columns=sql.SQL(", ").join(sql.Identifier("t", schema.columns[place].name) for place in places),
+        read=sql.SQL(", ").join(sql.Identifier(f"c{place}") for place in places),
+        columns=sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(value, sql.Identifier(f"c{place}"))
+            for value, place in zip(values, places, strict=True)
+        ),
+        size=sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)").format(value) for value in values),
+        most=sql.Literal(most),
         unnest=sql.SQL(", ").join(sql.SQL(f"unnest(${place + 1}::text[])") for place in range(len(schema.key))),
         names=sql.SQL(", ").join(names),
         table=sql.Identifier(schema.schema, schema.table),

@@ -29,7 +29,7 @@ from connectors.postgres.client import ReplicationConnection
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.feedback import Feedback
 from connectors.postgres.lsn import format_lsn
-from connectors.postgres.position import Anchor, OpenTransaction, decode_position
+from connectors.postgres.position import Anchor, OpenTransaction, Position, decode_position
 from connectors.postgres.relations import Relations
 from connectors.postgres.reselect import Reselect
 from connectors.postgres.resume import WHOLE, Resumption
@@ -72,6 +72,7 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
         self._change_lsn = b""
         self._change_ordinal = 0
         self._skip = 0
+        self._taken: Position
         self._moved = False
         self._position_at = 0.0
         self._anchored_at = time.monotonic()
@@ -139,6 +140,8 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
 
     def read(self, seconds: float) -> Sequence[Item]:
         """Decode what is there. The hot loop: a row costs one generated call, everything else is per transaction."""
+        if self._rest:
+            return self._take_rest()
         if self._emitting is not None:
             return self._emit_chunk()
         connection = self._open_connection()
@@ -184,7 +187,7 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
                     else:
                         used = table.delete(self._append, frame, 30, transaction, version, place)
                     if used == 0:
-                        used = self._plain(frame, version, place)
+                        used = self._plain(frame, version, place, ordinal)
                     version += used
                 continue
             self._version, self._rows, self._change_lsn, self._change_ordinal = version, rows, lsn, ordinal
@@ -297,7 +300,7 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
 
     # -- rows that need a closer look ----------------------------------------------------------------------------------
 
-    def _plain(self, frame: bytes, version: int, ordinal: int) -> int:
+    def _plain(self, frame: bytes, version: int, ordinal: int, change_ordinal: int) -> int:
         """A row that the generated code gave back: values are missing. Returns the versions it takes."""
         message = pgoutput.decode(frame[25:])
         if not isinstance(message, pgoutput.Insert | pgoutput.Update | pgoutput.Delete):
@@ -324,7 +327,11 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
             self._append(record)
         if self._snapshots is not None and row.table in self._relations.watched:
             self._snapshots.touched(row.table, record_keys(records))
-        return len(row.keys())
+        used = len(row.keys())
+        if row.missing():
+            half = OpenTransaction(self._begin.xid, self._begin.final_lsn, ordinal + 1, lsn, change_ordinal)
+            row.position = self._at(version + used, half)
+        return used
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 
@@ -349,6 +356,11 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
 
     def position(self) -> Callable[[], bytes] | None:
         """See :class:`cdc.capture.Stream`. Movement past WAL that is not ours is stored once a second only."""
+        if self._rest:
+            if self._rest_from is None:
+                return None
+            self._taken, self._rest_from = self._rest_from, None
+            return self._taken.encode
         now = time.monotonic()
         if not self._dirty and not (self._moved and now - self._position_at > MOVED_SECONDS):
             return None
@@ -356,9 +368,16 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
         if half is None and self._resumption.over and self._in_transaction and self._rows:
             lsn = int.from_bytes(self._change_lsn, "big")
             half = OpenTransaction(self._begin.xid, self._begin.final_lsn, self._rows, lsn, self._change_ordinal)
-        self._taken = msgspec.structs.replace(
+        self._taken = self._at(self._version, half)
+        self._dirty = self._moved = False
+        self._goal_taken = self._goal_seen
+        self._position_at = now
+        return self._taken.encode
+
+    def _at(self, version: int, half: OpenTransaction | None) -> Position:
+        return msgspec.structs.replace(
             self._stored,
-            sequence=self._version & (1 << SEQUENCE_BITS) - 1,
+            sequence=version & (1 << SEQUENCE_BITS) - 1,
             anchor=self._anchor,
             commit_lsn=self._commit_lsn,
             open=half,
@@ -366,10 +385,6 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
             schemas=self._schemas.last,
             request=self._request,
         )
-        self._dirty = self._moved = False
-        self._goal_taken = self._goal_seen
-        self._position_at = now
-        return self._taken.encode
 
     def stored(self) -> None:
         """The position taken last is durable: the server may discard what lies before its anchor."""

@@ -370,9 +370,9 @@ def test_a_batch_ends_where_the_rows_to_be_read_fill_it(
     sizes: list[int] = []
     fill = incomplete.Reselect.fill
 
-    def counting(self: Reselect, runs: Any) -> bool:
-        sizes.append(sum(isinstance(item, Incomplete) for run in runs for item in run))
-        return fill(self, runs)
+    def counting(self: Reselect, items: Any) -> Any:
+        sizes.append(sum(isinstance(row, Incomplete) for run in items if isinstance(run, list) for row in run))
+        return fill(self, items)
 
     monkeypatch.setattr(incomplete.Reselect, "fill", counting)
     shop.capture()

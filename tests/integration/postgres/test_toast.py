@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import signal
 import threading
+from collections.abc import Sequence
 
 import psycopg
 import pytest
 
 import cdc.capture
+from cdc.event import Value
+from cdc.log import Produced
+from cdc.log._embedded_writer import EmbeddedWriter
 from cdc.record import PARTIAL
-from connectors.postgres import stream
+from cdc.source import incomplete
+from cdc.source.incomplete import Incomplete
+from connectors.postgres import reselect, stream
 from connectors.postgres.visibility import DatabaseSnapshot
+from schemas.types import LogicalType
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Logged, Source, assert_dense, lost_standby
 from tests.servers import wait_until
@@ -223,3 +232,54 @@ def _write(dsn: str, statements: list[str]) -> None:
     with psycopg.connect(dsn) as connection:
         for statement in statements:
             connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("failpoint", ["", "capture.in_append:kill:4", "capture.before_acknowledge:kill:4"])
+def test_what_a_batch_lacks_is_read_and_appended_in_portions(
+    database18: Database, source18: MakeSource, monkeypatch: pytest.MonkeyPatch, failpoint: str
+) -> None:
+    """Of two tables in one transaction, with whole rows between; killed, capture goes on after a portion."""
+    make(database18)
+    database18.execute("CREATE TABLE other (LIKE doc INCLUDING ALL)")
+    for table in ("doc", "other"):
+        database18.execute(f"INSERT INTO {table} SELECT n, '', {big(7)} FROM generate_series(1, 30) n")
+    shop = source18(["public.*"], snapshot={"mode": "never"})
+    shop.capture()
+    changes = []
+    for first in (1, 11, 21):
+        changes += [f"UPDATE doc SET name = id WHERE id BETWEEN {first} AND {first + 9}"]
+        changes += [f"UPDATE other SET name = {first} WHERE id <= 10"]
+        changes += [f"INSERT INTO doc VALUES ({100 + first}, 'new', 'whole')"]
+        changes += [f"UPDATE doc SET id = id + 500 WHERE id = {first + 9}"]
+    database18.execute("; ".join(changes))
+    portion = 40_000
+    if failpoint:
+        patches = {"cdc.source.incomplete:PORTION_BYTES": portion}
+        assert shop.process(failpoint, patches).wait() == -signal.SIGKILL
+        stored = shop.position.open
+        assert stored is not None
+        assert stored.rows == len([r for r in shop.events() if r.operation != "d"])
+    monkeypatch.setattr(incomplete, "PORTION_BYTES", portion)
+    appended, held, read = [], [], [0]
+    append, load = EmbeddedWriter.append, reselect.load
+
+    def counting(self: EmbeddedWriter, records: Sequence[Produced], seconds: float) -> int:
+        appended.append(sum(len(record.value or b"") for record in records))
+        held.append(sum(row.size for row in gc.get_objects() if isinstance(row, Incomplete)))
+        read.append(0)
+        return append(self, records, seconds)
+
+    def loading(type_: LogicalType, text: bytes) -> Value:
+        read[-1] += len(text)
+        return load(type_, text)
+
+    monkeypatch.setattr(EmbeddedWriter, "append", counting)
+    monkeypatch.setattr(reselect, "load", loading)
+    shop.capture()
+    for sizes in (appended, held, read):
+        assert max(sizes) < portion + 12_000
+    assert len(appended) > 5
+    assert unfilled(shop) == [("u", b'{"id":%d}' % n) for n in (10, 20, 30)], "which were moved since"
+    assert len(shop.events()) == 3 * (10 + 10 + 1 + 2), "each once, a key change as two"
+    assert_dense(shop.records())
+    shop.assert_equal("public.doc")
