@@ -36,14 +36,14 @@ sinks:
 """
 
 
-def invoke(folder: Path, environment: Mapping[str, str], *arguments: str) -> Result:
+def invoke(folder: Path, environment: Mapping[str, str], *arguments: str, stdin: str | None = None) -> Result:
     """Run a command to its end in `folder`, in this process: it starts a hundred times faster."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.root.handlers[:]
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         patch.setattr(secrets, "_known", set())
         try:
-            return CliRunner().invoke(app, arguments, env=environment)
+            return CliRunner().invoke(app, arguments, input=stdin, env=environment)
         finally:
             structlog.reset_defaults()
             structlog.contextvars.clear_contextvars()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -15,8 +18,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exports
     ResourceType,
 )
 
-from tests.integration.scripted import Scripted, scripted
+from tests.integration.scripted import Scripted, invoke, scripted
 from tests.servers import free_port, wait_until
+from tests.servers.postgres import Server, create_database, drop_database
 
 __all__ = ["scripted"]
 
@@ -58,6 +62,40 @@ def test_from_the_first_look_to_cleanup(scripted: Scripted, kafka: str) -> None:
 
     assert scripted.cdc("cleanup", "--yes").exit_code == 0
     assert scripted.json("status")["result"]["sources"]["db"]["position"] == "0"
+
+
+def test_listed_keys_from_a_file_and_from_stdin(postgres18: Server, kafka: str, tmp_path: Path) -> None:
+    """More than a request has, of a real database: rows are read again, one that is not there is deleted."""
+    database = create_database(postgres18)
+    database.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    database.execute("INSERT INTO item SELECT generate_series(1, 1300)")
+    name = f"shop_{uuid.uuid4().hex[:8]}"
+    log = f'{{type: kafka, bootstrap: "{kafka}", topics: {{partitions: 2}}}}'
+    source = f'{{type: postgres, url: "{database.dsn}", tables: [public.item]}}'
+    sink = "{type: duckdb, path: warehouse.duckdb}"
+    lines = ["version: 1", f"pipeline: {name}", f"log: {log}", f"sources: {{db: {source}}}", f"sinks: {{one: {sink}}}"]
+    (tmp_path / "cdc.yaml").write_text("\n".join(lines))
+
+    def cdc(*arguments: str, stdin: str | None = None) -> str:
+        result = invoke(tmp_path, os.environ, *arguments, stdin=stdin)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    try:
+        cdc("run", "--only", "source/db", "--until-caught-up")
+        (tmp_path / "keys.jsonl").write_text("\n".join(f'{{"id":{n}}}' for n in range(1, 1201)))
+        cdc("snapshot", "public.item", "--keys", "keys.jsonl")
+        cdc("snapshot", "public.item", "--keys", "-", stdin='{"id":1250}\n{"id":7000}\n')
+        assert json.loads(cdc("status", "--json"))["result"]["sources"]["db"]["requested_keys"] == 1202
+        cdc("run", "--only", "source/db", "--until-caught-up")
+        assert not json.loads(cdc("status", "--json"))["result"]["sources"]["db"].get("requested_keys")
+        said = [json.loads(line) for line in cdc("tap", "--from", "beginning", "--limit", "2502").splitlines()]
+        found = Counter((event["op"], event["key"]["id"]) for event in said)
+        again = {*range(1, 1201), 1250}
+        assert found == {("d", 7000): 1, **{("r", n): 1 + (n in again) for n in range(1, 1301)}}
+        cdc("cleanup", "--yes")
+    finally:
+        drop_database(database)
 
 
 def test_a_sink_is_tapped_beside_its_group(scripted: Scripted, kafka: str) -> None:
