@@ -191,9 +191,11 @@ class _Delivery:
         ends, passed = self._log.end_offsets(places), dict(self._reader.position())
         if not passed.keys() >= set(places):
             # The log's offsets may lag behind those that the store keeps, and these behind Kafka's commit markers.
+            ids = {topic.name: topic.id for topic in topics}
             for known in (self._log.committed(self._name), self._sink.offsets()):
                 for place, at in known.items():
-                    passed[place] = max(passed.get(place, 0), at.offset)
+                    if at.topic_id == ids.get(place.topic):  # not of a topic of that name that was deleted
+                        passed[place] = max(passed.get(place, 0), at.offset)
         return all(place in passed and passed[place] >= ends[place] for place in places)
 
     def _assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:

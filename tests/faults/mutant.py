@@ -15,12 +15,12 @@ from sinks import _redis_scripts as scripts
 
 def without_generation() -> None:
     """The cache no longer refuses the writes of a process that was replaced."""
-    _replace("if generation ~= ARGV[1] then", "if false then")
+    _replace("if number(generation) > number(ARGV[2]) then", "if false then", "UPSERT", "STORE")
 
 
 def without_version_guard() -> None:
     """The cache takes whatever comes, older or not."""
-    _replace("held < version", "true")
+    _replace("held < version", "true", "UPSERT")
 
 
 def acknowledging_first() -> None:
@@ -40,8 +40,11 @@ def acknowledging_first() -> None:
     cdc.capture._commit = commit
 
 
-def _replace(guard: str, by: str) -> None:
-    scripts.UPSERT = scripts.UPSERT.replace(guard, by)  # type: ignore[misc]  # that it is final is what we break
+def _replace(guard: str, by: str, *names: str) -> None:
+    for name in names:
+        script = getattr(scripts, name)
+        assert guard in script, f"{name} has no such guard any more"
+        setattr(scripts, name, script.replace(guard, by))
 
 
 if __name__ == "__main__":

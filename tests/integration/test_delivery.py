@@ -537,6 +537,25 @@ def test_an_offset_of_another_topic_of_that_name_is_a_gap(log: EmbeddedLog, sour
         deliver_all(log, MemorySinkWithOffsets("store", CONFIG, store=sink.store))
 
 
+def test_offsets_of_a_topics_former_life_are_not_its_end(
+    log: EmbeddedLog, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader looks for new topics once a second; until then only the store says how far it is."""
+    look = EmbeddedReader._look
+
+    def then_made(reader: EmbeddedReader) -> None:
+        look(reader)
+        if not source.rows:
+            source.put(1, "new")
+            source.commit()
+
+    monkeypatch.setattr(EmbeddedReader, "_look", then_made)
+    sink = MemorySinkWithOffsets("store", CONFIG)
+    sink.store.offsets = {TopicPartition(ORDERS.topic, number): StoredOffset(9, "former") for number in (0, 1)}
+    with pytest.raises(GapError, match="made anew"):
+        deliver_all(log, sink)
+
+
 def test_an_offset_past_the_end_is_a_gap(log: EmbeddedLog, source: Source) -> None:
     source.put(1, "old")
     source.commit()
