@@ -139,7 +139,7 @@ class Redis(Store):
 
     def prepare(self, place: str, batches: Sequence[Sequence[Batch]]) -> Prepared:
         prepared = []
-        guard = [b"generation", b"floor"]
+        guard, claimed = [b"partitions", b"floor"], [b"0", b"1", b"0"]
         for together in batches:
             calls: list[tuple[bool, list[bytes], list[bytes]]] = []
             rows, deletes = _split(together)
@@ -147,14 +147,14 @@ class Redis(Store):
                 part = [row for _, row in rows[start : start + 200]]
                 names = [(b"v:" + row.key, b"orders:%d" % json.loads(row.key)["id"]) for row in part]
                 values = [(b"%020d" % row.version, row.after or b"") for row in part]
-                calls.append((True, guard + _flat(names), [b"1", b"0", *_flat(values)]))
+                calls.append((True, guard + _flat(names), [*claimed, b"0", *_flat(values)]))
             for start in range(0, len(deletes), 200):
                 part = [row for _, row in deletes[start : start + 200]]
                 versions = [b"%020d" % row.version for row in part]
-                calls.append((False, guard + [b"v:" + row.key for row in part], [b"1", b"86400000", *versions]))
+                calls.append((False, guard + [b"v:" + row.key for row in part], [*claimed, b"86400000", *versions]))
             prepared.append(calls)
         with self.server(place).client() as client:
-            client.set("generation", 1)
+            client.hset("partitions", "0", "1 0 ")
         return prepared
 
     def bare(self, place: str, prepared: Prepared) -> None:
