@@ -60,11 +60,10 @@ def read_file(file: BinaryIO) -> Iterator[tuple[Header, BinlogEvent]]:
 
 def unpack(payload: Payload) -> Iterator[tuple[Header, BinlogEvent]]:
     """The events of a compressed transaction, in memory for one event. Raises DecodeError, whatever the bytes."""
-    content = BytesIO(payload.content)
     if not payload.compressed:
-        yield from _unpacked(content, payload.size)
+        yield from _unpacked(BytesIO(payload.content), payload.size)
         return
-    with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
+    with zstandard.ZstdDecompressor().stream_reader(payload.content, read_across_frames=True) as reader:
         yield from _unpacked(reader, payload.size)
 
 

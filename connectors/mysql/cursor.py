@@ -40,6 +40,12 @@ class Cursor:
         """All bytes that are left."""
         return self.take(self.left)
 
+    def view(self) -> memoryview:
+        """The same without a copy."""
+        view = memoryview(self.content)[self.place : self.end]
+        self.place = self.end
+        return view
+
     def integer(self, size: int, signed: bool = False) -> int:
         """A little-endian integer."""
         return int.from_bytes(self.take(size), "little", signed=signed)

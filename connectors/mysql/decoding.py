@@ -73,13 +73,13 @@ def decode_event(event: bytes, *, checksum: bool, mariadb: bool) -> tuple[Header
         raise DecodeError(f"a binlog event of type {header.type} has {len(event)} bytes instead of {header.size}")
     if header.type == EventType.FORMAT_DESCRIPTION:
         return header, _format_description(event)
-    body = _without_checksum(event, header) if checksum else event[HEADER_SIZE:]
+    end = _checked(event, header) if checksum else len(event)
     name, reader = _READERS.get(header.type, ("", None))
     if reader is None:
         if header.flags & _IGNORABLE or header.type in _PASSED:
             return header, Passed(header.type)
         raise DecodeError(f"unknown binlog event of type {header.type} that may not be ignored")
-    cursor = _EventCursor(body, name, header, mariadb)
+    cursor = _EventCursor(event, end, name, header, mariadb)
     decoded = reader(cursor)
     cursor.finish()
     return header, decoded
@@ -90,19 +90,20 @@ class _EventCursor(Cursor):
 
     __slots__ = ("header", "mariadb")
 
-    def __init__(self, body: bytes, what: str, header: Header, mariadb: bool) -> None:
-        super().__init__(body, what)
+    def __init__(self, event: bytes, end: int, what: str, header: Header, mariadb: bool) -> None:
+        super().__init__(event, what, HEADER_SIZE, end)
         self.header = header
         self.mariadb = mariadb
 
 
-def _without_checksum(event: bytes, header: Header) -> bytes:
+def _checked(event: bytes, header: Header) -> int:
+    """Where the body of an event ends whose checksum is right."""
     end = len(event) - CHECKSUM_SIZE
     if end < HEADER_SIZE:
         raise DecodeError(f"a binlog event of type {header.type} has no room for its checksum")
     if zlib.crc32(memoryview(event)[:end]) != int.from_bytes(event[end:], "little"):
         raise DecodeError(f"the checksum of a binlog event of type {header.type} is wrong: it was damaged on its way")
-    return event[HEADER_SIZE:end]
+    return end
 
 
 def _format_description(event: bytes) -> FormatDescription:
@@ -339,7 +340,7 @@ def _payload(c: Cursor) -> Payload:
         raise c.error(f"unknown compression {algorithm}")
     if size != c.left or 3 not in fields:
         raise c.error(f"{size} bytes of content announced, {c.left} left")
-    return Payload(algorithm == 0, fields[3], c.rest())
+    return Payload(algorithm == 0, fields[3], c.view())
 
 
 _END_OF_STATEMENT: Final = 1

@@ -209,11 +209,11 @@ class Rows(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Payload:
     """A compressed transaction: what is in it, :func:`connectors.mysql.binlog.unpack` tells. `size` is its own, when it
-    is unpacked."""
+    is unpacked; `content` is a part of the event, which may be large: it is not copied."""
 
     compressed: bool
     size: int
-    content: bytes
+    content: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,9 @@ _KNOWN: Final = 10
 
 def decode_tagged_gtid(c: Cursor) -> TaggedGtid:
     """Decode the message that `c` has, nothing else. Raises DecodeError, whatever the bytes."""
+    whole = c.left
     version, size, needed = _unsigned(c), _unsigned(c), _unsigned(c)
-    if version != 1 or size != c.end or needed > _KNOWN:
+    if version != 1 or size != whole or needed > _KNOWN:
         raise c.error(f"a message of {size} bytes in version {version}, field {needed} of which may not be ignored")
     numbers: dict[int, int] = {}
     uuid, tag = UUID(int=0), ""

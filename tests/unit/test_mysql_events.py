@@ -191,6 +191,21 @@ def test_a_compressed_transaction_is_unpacked_bit_by_bit() -> None:
         list(unpack(Payload(False, len(nested), nested)))
 
 
+def test_a_compressed_transaction_is_not_copied() -> None:
+    size = 1 << 20
+    whole = event(
+        EventType.TRANSACTION_PAYLOAD, b"\2\1\0\1\4\xfd" + size.to_bytes(3, "little") + b"\3\1\0\0" + bytes(size)
+    )
+    tracemalloc.start()
+    try:
+        _, payload = decode_event(whole, checksum=False, mariadb=False)
+        assert tracemalloc.get_traced_memory()[1] < size / 2
+    finally:
+        tracemalloc.stop()
+    assert isinstance(payload, Payload)
+    assert len(payload.content) == size
+
+
 def test_a_compressed_transaction_takes_no_more_memory_than_an_event() -> None:
     content = event(EventType.XID, struct.pack("<Q", 1)) * 60_000
     payload = Payload(True, len(content), zstandard.ZstdCompressor().compress(content))
