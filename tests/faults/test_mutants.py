@@ -34,7 +34,6 @@ def table(postgres18: Server) -> Iterator[Database]:
     ("mutations", "refused", "stale"),
     [
         pytest.param("", True, False, id="whole"),
-        pytest.param("without_generation", False, False, id="without-generation"),
         pytest.param("without_generation,without_version_guard", False, True, id="without-version-guard"),
     ],
 )
