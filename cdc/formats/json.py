@@ -179,7 +179,7 @@ def key_supported(type_: LogicalType, native: str) -> str | None:
         return f"equal values of type {native} can be printed differently"
     if type_.kind is Kind.TIMETZ:
         return f"values of type {native} cannot be told apart once they are in UTC"
-    if type_.kind is Kind.OTHER:
+    if type_.kind in (Kind.OTHER, Kind.BITS):
         return f"it is not known when two values of type {native} are equal"
     return None
 

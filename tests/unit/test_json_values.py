@@ -143,5 +143,5 @@ def test_what_is_no_row_is_refused(after: bytes) -> None:
 def test_types_that_cannot_be_a_key_say_why() -> None:
     assert key_supported(LogicalType(Kind.STRING), "citext") is None
     assert key_supported(LogicalType(Kind.DECIMAL), "numeric") is None
-    for kind in (Kind.JSON, Kind.ARRAY, Kind.OTHER, Kind.TIMETZ):
+    for kind in (Kind.JSON, Kind.ARRAY, Kind.OTHER, Kind.TIMETZ, Kind.BITS):
         assert "the type" in (key_supported(LogicalType(kind), "the type") or "")
