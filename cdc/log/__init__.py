@@ -343,8 +343,9 @@ class Log(ABC):
 
     @abstractmethod
     def offsets_for_time(self, partitions: Collection[TopicPartition], time: int) -> Mapping[TopicPartition, int]:
-        """Where to begin, per partition, to read what was appended at `time` (ms since 1970) or later and nothing
-        older; the high watermark where there is nothing of the kind. As far as the appending clock only rose.
+        """Where to begin, per partition, to read all that was appended at `time` (ms since 1970) or later; the high
+        watermark where there is nothing of the kind. As far as the appending clock only rose. Nothing older comes
+        first, but on Kafka: the end of a transaction has a time too, and may be later than that of the next records.
         """
 
     @abstractmethod

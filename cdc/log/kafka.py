@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future
 from typing import Any, ClassVar, Final
 
 import structlog
 from confluent_kafka import (
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     Producer,
-    TopicCollection,
 )
 from confluent_kafka import TopicPartition as Place
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import NewTopic, OffsetSpec
 
 from cdc.errors import FencedError, PermanentError, TransientError, UnreachableError
 from cdc.findings import Finding, Severity
@@ -37,11 +33,10 @@ from cdc.log import (
     Topic,
     TopicPartition,
 )
+from cdc.log._kafka_admin import Admin
 from cdc.log._kafka_client import (
     CALL_SECONDS,
     KafkaConfig,
-    LeaderlessError,
-    admin_settings,
     consumer_settings,
     error_of,
     explained,
@@ -49,13 +44,12 @@ from cdc.log._kafka_client import (
 )
 from cdc.log._kafka_prepared import PreparedTopic
 from cdc.log._kafka_reader import KafkaReader
-from cdc.log._kafka_settings import DEFAULTS, INTERNAL, Examiner, creation, delete_retention, settings
+from cdc.log._kafka_settings import INTERNAL, Examiner, creation, delete_retention, settings
 from cdc.log._kafka_tables import Table, last_value
 from cdc.log._kafka_writer import KafkaWriter
 from schemas.table import TableSchema
 
 _EPOCH_KEY: Final = b'["epoch"]'
-_UNREADABLE: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART}
 
 logger = structlog.get_logger()
 
@@ -73,17 +67,19 @@ class KafkaLog(Log):
             f"{pipeline}.{name}" for name in ("_positions", "_schemas", "_states")
         )
         self._is_ours = re.compile(_pattern(config.topics.name, pipeline)).fullmatch
+        self._admin = Admin(config)
         self._lock = threading.Lock()
-        self._client: AdminClient | None = None
         self._producer: Producer | None = None
         # Internal topics are read to their end, and that it is the end is said by a fetch that found nothing more.
         settings = consumer_settings(config) | {"group.id": self.group_id("-"), "fetch.wait.max.ms": 5}
         self._reading = settings
         self._tables = {
-            topic: Table[bytes](settings, topic, self._committed_bounds, Message.value)
+            topic: Table[bytes](settings, topic, self._admin.committed_bounds, Message.value)
             for topic in (self._positions, self._schemas, self._states)
         }
-        self._prepared = PreparedTopic(settings, f"{pipeline}._prepared", self._bounds, self._committed_bounds)
+        self._prepared = PreparedTopic(
+            settings, f"{pipeline}._prepared", self._admin.bounds, self._admin.committed_bounds
+        )
         self._internal = (*self._tables, self._prepared.name)
 
     def group_id(self, group: str) -> str:
@@ -91,19 +87,18 @@ class KafkaLog(Log):
         return f"{self._pipeline}.{group}"
 
     def topics(self) -> Mapping[str, Topic]:
-        names = [name for name in self._names() if self._is_ours(name) and name not in self._internal]
-        return self._described(names)
+        names = [name for name in self._admin.names() if self._is_ours(name) and name not in self._internal]
+        return self._admin.described(names)
 
     def create_topics(self, names: Collection[str]) -> None:
-        there = self._names()
+        there = self._admin.names()
         missing = [name for name in names if name not in there]
         internal = [name for name in self._internal if name not in there]
         if names:
             self._refuse_what_loses(there & {*names, *self._internal})
         if not missing and not internal:
             return
-        brokers = len(self._call(lambda client: client.list_topics(timeout=CALL_SECONDS), "listing brokers").brokers)
-        replicas = self._config.topics.replicas or min(3, brokers)
+        replicas = self._config.topics.replicas or min(3, self._admin.brokers())
         made = settings(self._config.topics.cleanup, replicas)
         new = [NewTopic(name, self._config.topics.partitions, replicas, config=made) for name in missing]
         new += [NewTopic(name, 1, replicas, config=INTERNAL) for name in internal]
@@ -113,37 +108,23 @@ class KafkaLog(Log):
                 f"Kafka lacks these topics, and log.topics.create is false: {', '.join(missing + internal)}",
                 hint="\n".join(["set log.topics.create: true, or create them:", *commands]),
             )
-        created = self._call(
-            lambda client: client.create_topics(new, operation_timeout=CALL_SECONDS), "creating topics"
-        )
-        for name, future in created.items():
-            self._result(future, f"creating topic {name}", unless=(KafkaError.TOPIC_ALREADY_EXISTS,))
-        self._wait_for(missing + internal)
+        self._admin.create(new)
 
     def check(self) -> list[Finding]:
-        return self._examined({name for name in self._names() if self._is_ours(name) or name in self._internal})
+        return self._examined({name for name in self._admin.names() if self._is_ours(name) or name in self._internal})
 
     def delete_retention(self, topics: Collection[str]) -> Mapping[str, float]:
-        found = {name: delete_retention(each) for name, each in self._settings(topics).items()}
+        found = {name: delete_retention(each) for name, each in self._admin.settings(topics).items()}
         return {name: found.get(name, DELETE_RETENTION_SECONDS) for name in topics}
 
     def delete(self) -> None:
-        names = [name for name in self._names() if self._is_ours(name) or name in self._internal]
-        if names:
-            deleted = self._call(lambda client: client.delete_topics(names, operation_timeout=CALL_SECONDS), "deleting")
-            for name, future in deleted.items():
-                self._result(future, f"deleting topic {name}", unless=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
-        listed = self._result(
-            self._call(lambda client: client.list_consumer_groups(), "listing groups"), "listing groups"
-        )
-        groups = [group.group_id for group in listed.valid if group.group_id.startswith(f"{self._pipeline}.")]
-        if groups:
-            for group, future in self._call(lambda client: client.delete_consumer_groups(groups), "deleting").items():
-                self._result(future, f"deleting group {group}", unless=(KafkaError.GROUP_ID_NOT_FOUND,))
+        names = [name for name in self._admin.names() if self._is_ours(name) or name in self._internal]
+        self._admin.delete(names)
+        self._admin.delete_groups(f"{self._pipeline}.")
 
     def writer(self, source: str) -> LogWriter:
         def position() -> bytes | None:
-            return last_value(self._reading, self._positions, source.encode(), self._bounds)
+            return last_value(self._reading, self._positions, source.encode(), self._admin.bounds)
 
         self.create_topics(())
         own_id = f"{self._pipeline}.{source}"
@@ -181,14 +162,14 @@ class KafkaLog(Log):
         }
 
     def start_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return self._offsets(partitions, OffsetSpec.earliest())
+        return self._admin.offsets(partitions, OffsetSpec.earliest())
 
     def end_offsets(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return self._offsets(partitions, OffsetSpec.latest())
+        return self._admin.offsets(partitions, OffsetSpec.latest())
 
     def offsets_for_time(self, partitions: Collection[TopicPartition], time: int) -> Mapping[TopicPartition, int]:
         ends = self.end_offsets(partitions)  # first: what is appended meanwhile is later than `time`
-        found = self._offsets(partitions, OffsetSpec.for_timestamp(time))
+        found = self._admin.offsets(partitions, OffsetSpec.for_timestamp(time))
         return {tp: offset if offset >= 0 else ends[tp] for tp, offset in found.items()}
 
     def schemas(self) -> Mapping[bytes, TableSchema]:
@@ -198,11 +179,11 @@ class KafkaLog(Log):
         return {key.decode(): value for key, value in self._table(self._positions).items()}
 
     def prepared(self, source: str) -> Mapping[str, int]:
-        kept = self._prepared.kept(source) if self._prepared.name in self._names() else {}
+        kept = self._prepared.kept(source) if self._prepared.name in self._admin.names() else {}
         return {transaction: len({place.part for place in places}) for transaction, places in kept.items()}
 
     def prepared_parts(self, source: str, transaction: str) -> Iterator[bytes]:
-        if self._prepared.name in self._names():
+        if self._prepared.name in self._admin.names():
             yield from self._prepared.parts(source, transaction)
 
     def next_epoch(self, at_least: int = 1) -> int:
@@ -265,50 +246,15 @@ class KafkaLog(Log):
             table.close()
         self._prepared.close()
         with self._lock:
-            self._client = self._producer = None
+            self._producer = None
+        self._admin.close()
 
     def _table(self, topic: str) -> Mapping[bytes, bytes]:
-        return self._tables[topic].read() if topic in self._names() else {}
-
-    def _names(self) -> set[str]:
-        listed = self._call(lambda client: client.list_topics(timeout=CALL_SECONDS), "listing topics")
-        return set(listed.topics)
-
-    def _described(self, names: Collection[str]) -> dict[str, Topic]:
-        return {
-            name: Topic(name, str(found.topic_id), len(found.partitions)) for name, found in self._found(names).items()
-        }
-
-    def _found(self, names: Collection[str]) -> dict[str, Any]:
-        """The client's descriptions of those of `names` that exist."""
-        if not names:
-            return {}
-        request = TopicCollection(list(names))
-        topics: dict[str, Any] = {}
-        for name, future in self._call(lambda client: client.describe_topics(request), "describing topics").items():
-            found = self._result(future, f"describing topic {name}", unless=(KafkaError.UNKNOWN_TOPIC_OR_PART,))
-            if found is not None:
-                topics[name] = found
-        return topics
-
-    def _settings(self, names: Collection[str]) -> dict[str, dict[str, str]]:
-        """The settings of `names`, but of those that we may not look at."""
-        request = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-        if not request:
-            return {}
-        found: dict[str, dict[str, str]] = {}
-        answers = self._call(lambda client: client.describe_configs(request), "describing settings")
-        for resource, future in answers.items():
-            doing = f"describing the settings of topic {resource.name}"
-            answer = self._result(future, doing, unless=_UNREADABLE)
-            if answer is not None:
-                told = {name: entry.value for name, entry in answer.items() if name in DEFAULTS and entry.value}
-                found[resource.name] = DEFAULTS | told
-        return found
+        return self._tables[topic].read() if topic in self._admin.names() else {}
 
     def _examined(self, names: Collection[str]) -> list[Finding]:
         examiner = Examiner(self._config.topics.cleanup, self._config.bootstrap)
-        topics, settings_of = self._found(names), self._settings(names)
+        topics, settings_of = self._admin.found(names), self._admin.settings(names)
         findings: list[Finding] = []
         for name, topic in sorted(topics.items()):
             if name not in settings_of:
@@ -327,68 +273,6 @@ class KafkaLog(Log):
             if one.severity is Severity.ERROR:
                 raise PermanentError(one.message, hint=one.fix)
             logger.warning("log.topic_settings", finding=one.message, fix=one.fix)
-
-    def _wait_for(self, names: Collection[str]) -> None:
-        """A topic that was created is known to the brokers a little later."""
-        deadline = time.monotonic() + CALL_SECONDS
-        while len(found := self._described(names)) < len(names):
-            if time.monotonic() > deadline:
-                raise TransientError("Kafka: new topics do not appear", hint="look at the brokers' health")
-            time.sleep(0.01)
-        self.end_offsets([TopicPartition(topic.name, i) for topic in found.values() for i in range(topic.partitions)])
-
-    def _bounds(self, topic: str) -> tuple[int, int]:
-        """First offset and high watermark of an internal topic's only partition."""
-        place = TopicPartition(topic, 0)
-        return self.start_offsets([place])[place], self.end_offsets([place])[place]
-
-    def _committed_bounds(self, topic: str) -> tuple[int, int]:
-        """The same, up to the first transaction that is open."""
-        place = TopicPartition(topic, 0)
-        latest = OffsetSpec.latest()
-        end = self._offsets([place], latest, IsolationLevel.READ_COMMITTED)
-        return self.start_offsets([place])[place], end[place]
-
-    def _offsets(
-        self,
-        partitions: Collection[TopicPartition],
-        spec: OffsetSpec,
-        level: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
-    ) -> dict[TopicPartition, int]:
-        if not partitions:
-            return {}
-        request = {Place(*tp): spec for tp in partitions}
-        doing = f"listing offsets of {next(iter(partitions)).topic}"
-        deadline = time.monotonic() + CALL_SECONDS
-        while True:
-            futures = self._call(lambda client: client.list_offsets(request, isolation_level=level), doing)
-            try:
-                answers = {TopicPartition(p.topic, p.partition): self._result(f, doing) for p, f in futures.items()}
-                return {tp: answer.offset for tp, answer in answers.items()}
-            except LeaderlessError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-
-    def _call(self, call: Callable[[AdminClient], Any], doing: str) -> Any:
-        with self._lock:
-            if self._client is None:
-                self._client = AdminClient(admin_settings(self._config))
-            client = self._client
-        try:
-            return call(client)
-        except KafkaException as raised:
-            raise explained(error_of(raised), doing) from raised
-
-    @staticmethod
-    def _result(future: Future[Any], doing: str, *, unless: Collection[int] = ()) -> Any:
-        """The future's result; None for an error whose code is in `unless`."""
-        try:
-            return future.result(CALL_SECONDS * 2)
-        except KafkaException as raised:
-            if error_of(raised).code() in unless:
-                return None
-            raise explained(error_of(raised), doing) from raised
 
 
 def _pattern(template: str, pipeline: str) -> str:

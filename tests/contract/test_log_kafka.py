@@ -185,7 +185,7 @@ def test_a_clean_restart_while_idle_is_no_failure(broker: Broker) -> None:
 
 
 def test_no_broker_at_all_is_a_sentence_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc.log.kafka.CALL_SECONDS", 2)
+    monkeypatch.setattr("cdc.log._kafka_admin.CALL_SECONDS", 2)
     place = Place({"type": "kafka", "bootstrap": f"127.0.0.1:{free_port()}"}, "nobody")
     began = time.monotonic()
     with pytest.raises(UnreachableError, match="bootstrap"):

@@ -145,7 +145,7 @@ def test_a_topic_that_deletes_by_age_is_refused_with_the_command_that_mends_it(s
 
 
 def test_a_broker_that_is_not_there(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc.log.kafka.CALL_SECONDS", 2)
+    monkeypatch.setattr("cdc.log._kafka_admin.CALL_SECONDS", 2)
     use(scripted, f"127.0.0.1:{free_port()}")
     assert scripted.cdc("validate").exit_code == 0
     for arguments in (("validate", "--connect"), ("status",)):
