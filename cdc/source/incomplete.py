@@ -1,9 +1,11 @@
 """Rows of which the source did not send all columns, and filling them (design, "What compaction may take").
 
 What is missing is filled before the append, or a compacted topic would lose the value for ever: first from earlier
-rows of the same key in the batch, then by reading the row by its key. What is read counts only when the transaction
-that wrote the row is visible to the statement that reads: a row that is streamed may not be visible yet, and would
-return an older value. A row that is gone by then stays incomplete: a later event of its key mends it.
+rows of the same key in the batch, then by reading the row by its key, or by the one that the batch moves it to. What
+is read counts only when the transaction that wrote the row, or moved it, is visible to the statement that reads: a row
+that is streamed may not be visible yet, and would return an older value. A row that is gone by then stays incomplete: a
+later event of its key mends it. One that was moved by a later batch is gone too, and what mends it is its old key's
+delete: only that record lacks the value, the one under the new key has it.
 
 Of what a batch lacks, which may be any number of times its size, a portion is held at once where capture can stop
 after a row: that is appended before the next is read.
@@ -53,6 +55,8 @@ class Incomplete:
     """Places of columns that may not be what they were: earlier rows do not tell their values."""
     settled: bool = False
     """Nothing more can be learnt by reading it."""
+    moved: Incomplete | None = None
+    """The later event of the batch under whose key the row can be read, where it is another than its own."""
     position: Any = None
     """The connector's position after this row, if capture can stop there."""
 
@@ -94,9 +98,14 @@ class Incomplete:
         """See :func:`cdc.formats.envelope.row_keys`. Raises DecodeError."""
         return row_keys(self.schema, self.operation, self.before, self.after)
 
+    @property
+    def readable(self) -> Incomplete:
+        """The event under whose key the row can be read, once what wrote that event is visible."""
+        return self.moved or self
+
     def key(self) -> tuple[Value, ...]:
-        """The key's canonical values, of the new row if there is one."""
-        row = self.before if self.after is None else self.after
+        """The canonical values of the key by which it is read."""
+        row = self.readable.after
         assert row is not None
         return tuple(row[self.schema.columns.index(self.schema.by_name[name])] for name in self.schema.key)
 
@@ -132,6 +141,7 @@ class Reselect(ABC):
         runs = [cast(list[Produced | Incomplete], item) for item in items if isinstance(item, list)]
         rows = [row for run in runs for row in run if isinstance(row, Incomplete)]
         _fill_from_batch(runs)
+        _follow(runs)
         if not self._read_portion(rows):
             return None
         if any(row.settled and row.missing() for row in rows):
@@ -205,6 +215,26 @@ def _fill_from_batch(runs: Sequence[list[Produced | Incomplete]]) -> None:
                     latest.clear()  # a row that can't be told may be of any key
                 elif item.value is not None and header.after_length:
                     latest[item.topic, item.key] = item
+
+
+def _follow(runs: Sequence[list[Produced | Incomplete]]) -> None:
+    """Tell of each row where the batch moves it to. What the batch deletes is not read: by its key there is nothing, or
+    by now another row."""
+    schemas = {item.schema.id for run in runs for item in run if isinstance(item, Incomplete)}
+    later: dict[tuple[bytes, bytes], Incomplete | None] = {}
+    for run in reversed(runs):
+        for item in reversed(run):
+            if isinstance(item, Incomplete):
+                keys, schema_id = item.keys(), item.schema.id
+                last = later.pop((schema_id, keys[-1]), item)
+                item.settled = item.settled or last is None
+                item.moved = None if last is item else last
+                if last is not item or len(keys) > 1:
+                    later[schema_id, keys[0]] = last
+            else:
+                header = unpack_header(item.header)
+                if header.operation == b"d" and header.schema_id in schemas:
+                    later[header.schema_id, item.key] = None
 
 
 def _copy(row: Incomplete, earlier: Produced | Incomplete, schemas: dict[bytes, TableSchema]) -> None:

@@ -51,7 +51,7 @@ class Reselect(incomplete.Reselect):
         for number in range(result.ntuples):
             row = rows[int(result.get_value(number, 0) or 0)]
             snapshot = DatabaseSnapshot.parse((result.get_value(number, 1) or b"").decode())
-            if not snapshot.sees(row.writer):
+            if not snapshot.sees(row.readable.writer):
                 done = False
                 continue
             row.settled = True
