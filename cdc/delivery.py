@@ -15,14 +15,14 @@ from typing import Final
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from cdc import faults
+from cdc import ahead, faults
 from cdc.config.fields import SinkConfig
 from cdc.config.secrets import redact
 from cdc.errors import GapError, PermanentError, RebalancingError, TransientError
 from cdc.intake import Intake
 from cdc.log import Fetched, Log, TopicPartition
 from cdc.reduce import history, key_hash, reduce
-from cdc.sink import Batch, Rejected, Sink
+from cdc.sink import Batch, Rejected, Row, Sink
 from cdc.starts import Starts
 from cdc.tables import Tables
 from cdc.worker import Control, State
@@ -93,6 +93,8 @@ class _Delivery:
         )
         self._failure = ""
         self._passed: dict[TopicPartition, int] = {}
+        self._replaced: set[tuple[TopicPartition, int]] = set()
+        """Offsets of rows in the batch that the store refuses, and does not need: later ones take their place."""
         self._records = 0
         self._appended_at = 0.0
         self._at_end_since: float | None = None
@@ -136,6 +138,7 @@ class _Delivery:
             if part.records:
                 self._appended_at = max(self._appended_at, part.records[-1].timestamp / 1000)
         self.intake.written()
+        self._replaced.clear()
 
     def _committed(self) -> bool:
         """Commit what the batch has. False: not yet, the group is sharing out its partitions; a poll ends that, and
@@ -231,19 +234,55 @@ class _Delivery:
         self._reader.resume(list(self._reader.position()))
 
     def _write(self) -> None:
+        while batches := self._batches():
+            faults.reach("delivery.before_write")
+            if rejected := self._sink.write(batches, self._starts.topic_ids):
+                self._look_ahead(rejected, batches)
+                continue
+            for batch in batches:
+                self._passed.pop(TopicPartition(*batch[:2]), None)
+            faults.reach("delivery.after_write")
+            break
+
+    def _batches(self) -> list[Batch]:
+        """What is to be written now."""
         brought = (history if self._sink.every_change else reduce)(self.intake.batch, self._tables.schema)
-        batches = [batch for batch in brought if self._matters(batch)]
+        if self._replaced:
+            brought = [batch._replace(rows=self._needed(batch)) for batch in brought]
         if self._sink.owns_offsets:
             self._passed.update({TopicPartition(*batch[:2]): batch.next_offset for batch in brought})
-        if not batches:
-            return
-        faults.reach("delivery.before_write")
-        rejected = self._sink.write(batches, self._starts.topic_ids)
-        if rejected:
+        return [batch for batch in brought if self._matters(batch)]
+
+    def _needed(self, batch: Batch) -> list[Row]:
+        place = TopicPartition(*batch[:2])
+        return [row for row in batch.rows if (place, row.offset) not in self._replaced]
+
+    def _look_ahead(self, rejected: Sequence[Rejected], batches: Sequence[Batch]) -> None:
+        """Pass over the rejected rows if later records replace them, as if these were of the same batch. Raises
+        PermanentError when one is needed: nothing replaces it, or the store keeps every change."""
+        if self._sink.every_change:
             raise self._refused(rejected)
+        logger.info("delivery.looking_ahead", sink=self._name, rejected=len(rejected))
+        refused = {(TopicPartition(one.topic, one.partition), one.key): one for one in rejected}
+        sought: ahead.Sought = {}
         for batch in batches:
-            self._passed.pop(TopicPartition(*batch[:2]), None)
-        faults.reach("delivery.after_write")
+            place = TopicPartition(*batch[:2])
+            keys = {row.key: row.version for row in batch.rows if (place, row.key) in refused}
+            if keys:
+                sought[place] = ahead.Refused(batch.next_offset, keys)
+        found = ahead.replaced(self._log, sought, self._poll_on)
+        if needed := [one for which, one in refused.items() if which not in found]:
+            if self._control.stopping():
+                raise TransientError("stopped while looking ahead for what replaces rejected rows")
+            raise self._refused(needed)
+        logger.warning("delivery.replaced_rows_passed_over", sink=self._name, rejected=len(rejected))
+        self._replaced |= {(place, one.offset) for (place, _), one in refused.items()}
+
+    def _poll_on(self) -> bool:
+        """Poll, or the group would put us out; whether to go on with what takes so long."""
+        if time.monotonic() - self._polled_at > POLL_EVERY_SECONDS:
+            self._poll_paused(0)
+        return not self._control.stopping()
 
     def _matters(self, batch: Batch) -> bool:
         """Whether a batch brings the store anything: of offsets, only the first, and only where the sink keeps them."""
@@ -261,9 +300,13 @@ class _Delivery:
     def _refused(self, rejected: Sequence[Rejected]) -> PermanentError:
         first = rejected[0]
         more = f" (and {len(rejected) - 1} more rows)" if len(rejected) > 1 else ""
+        again = f"start the sink again: cdc run --only sink/{self._name}"
+        left_out = f"'!{self._tables.name(first.topic)}' in `tables` of the sink leaves the table out"
+        hint = f"mend or delete the row in the database, then {again}; or {left_out}"
+        if self._sink.every_change:
+            hint = f"this sink keeps every change, so mending the row does not help; {left_out}, then {again}"
         return PermanentError(
             f"sink {self._name!r}: the store will never take record {first.offset} in partition {first.partition} of "
             f"topic {first.topic!r}, key {key_hash(first.key)}{more}: {first.reason}",
-            hint="mend the row in the database, or leave its table out of the sink (tables: ['!schema.table']); "
-            "then start the sink again",
+            hint=hint,
         )

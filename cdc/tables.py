@@ -38,6 +38,10 @@ class Tables:
             self.refresh()
         return self._wanted.get(topic, False)
 
+    def name(self, topic: str) -> str:
+        """``schema.table`` of a topic of which rows were read."""
+        return next((f"{one.schema}.{one.table}" for one in self._schemas.values() if one.topic == topic), topic)
+
     def schema(self, schema_id: bytes) -> TableSchema:
         """The schema of that id, waited for if the log does not have it yet: another partition may be ahead of it.
 

@@ -12,7 +12,7 @@ from cdc.config.fields import SinkConfig
 from cdc.delivery import deliver
 from cdc.log import Log, LogWriter, Produced, TopicPartition, TopicsConfig
 from cdc.log.embedded import EmbeddedConfig, EmbeddedLog
-from cdc.record import LAYOUT, TOMBSTONE, TRUNCATE_KEY, marker_header, pack_header
+from cdc.record import LAYOUT, PARTIAL, TOMBSTONE, TRUNCATE_KEY, marker_header, pack_header
 from cdc.sink import Sink
 from cdc.worker import Control
 from schemas.table import Column, TableSchema
@@ -70,11 +70,13 @@ class Source:
     ) -> None:
         self._writer.close()
 
-    def put(self, number: int, note: str, schema: TableSchema = ORDERS, *, with_schema: bool = True) -> None:
-        """Insert or update a row."""
+    def put(
+        self, number: int, note: str, schema: TableSchema = ORDERS, *, with_schema: bool = True, partial: bool = False
+    ) -> None:
+        """Insert or update a row; `partial`: without its note."""
         self._prepare(schema, with_schema)
-        after = row(number, note)
-        header = pack_header(LAYOUT, b"u", 0, 0, self._next(), schema.id, 23, len(after))
+        after = b'{"id":%d}' % number if partial else row(number, note)
+        header = pack_header(LAYOUT, b"u", PARTIAL if partial else 0, 0, self._next(), schema.id, 23, len(after))
         self._append(Produced(schema.topic, key(number), b'{"before":null,"after":' + after + b"}", header))
         self.rows[schema.topic][key(number)] = after
 

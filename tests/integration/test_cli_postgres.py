@@ -169,6 +169,43 @@ def test_emptied_stores_are_noticed_and_filled_anew_under_another_name(shop: Dat
         cache.stop()
 
 
+def test_a_refused_row_that_was_mended_no_longer_stops_its_sinks(shop: Database, tmp_path: Path) -> None:
+    """Two stores refuse a row, each for a reason of its own. What was mended lies in a later batch."""
+    user = Shop(tmp_path, shop)
+    cache = RedisServer(redis_binary(), tmp_path, "--proto-max-bulk-len", "1mb").start()
+    one_by_one = {"batch": {"rows": 1}}
+    document = {
+        "version": 1,
+        "log": {"type": "embedded", "path": "log", "topics": {"partitions": 1}},
+        "sources": {"db": {"type": "postgres", "url": "${DATABASE_URL}", "tables": ["public.price"]}},
+        "sinks": {
+            "warehouse": {"type": "duckdb", "path": "warehouse.duckdb", **one_by_one},
+            "cache": {"type": "redis", "url": cache.url, **one_by_one},
+        },
+    }
+    (tmp_path / "cdc.yaml").write_text(json.dumps(document))
+    shop.execute("CREATE TABLE price (id int PRIMARY KEY, price numeric(10, 2), note text)")
+    shop.execute("INSERT INTO price VALUES (1, 10, ''), (2, 'NaN', repeat('x', 1200000)), (3, 30, '')")
+    try:
+        run = user.popen("run", "--until-caught-up")
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 1, errors
+        for name in ("warehouse", "cache"):
+            assert (
+                f"mend or delete the row in the database, then start the sink again: cdc run --only sink/{name}"
+                in errors
+            )
+        assert errors.count("'!public.price'") == 2
+        shop.execute("UPDATE price SET price = 20, note = '' WHERE id = 2")
+        user.cdc("run", "--until-caught-up")
+        with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as warehouse:
+            rows = warehouse.execute("SELECT id, price::int FROM price ORDER BY 1").fetchall()
+        assert rows == [(1, 10), (2, 20), (3, 30)]
+        assert len(cache.client().keys("price:*")) == 3
+    finally:
+        cache.stop()
+
+
 def test_a_lost_slot_is_a_gap_that_snapshot_mends_while_run_is_up(shop: Database, tmp_path: Path) -> None:
     user = Shop(tmp_path, shop)
     user.cdc("run", "--until-caught-up")

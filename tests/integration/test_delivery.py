@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from cdc import delivery, tables
+from cdc import ahead, delivery, tables
 from cdc.config.fields import BatchConfig, SinkConfig
 from cdc.errors import FencedError, GapError, PermanentError, RebalancingError, TransientError
 from cdc.log import Fetched, LogReader, TopicPartition
 from cdc.log._embedded_reader import EmbeddedReader
 from cdc.log.embedded import EmbeddedLog
 from cdc.reduce import key_hash
-from cdc.sink import Batch, Rejected, StoredOffset
+from cdc.sink import Batch, Rejected, StoredOffset, accepted
 from cdc.testing import MemorySink, MemorySinkWithOffsets, MemoryStore
 from cdc.worker import Control, State
 from schemas.table import TableSchema
@@ -56,6 +56,20 @@ def kind(request: pytest.FixtureRequest) -> type[MemorySink]:
     """A sink whose offsets the log keeps, and one that keeps its own."""
     found: type[MemorySink] = request.param
     return found
+
+
+class Strict(MemorySinkWithOffsets):
+    """A sink that never takes a row whose note is ``bad``."""
+
+    def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
+        refused = [(batch, row) for batch in batches for row in batch.rows if row.after and b'"bad"' in row.after]
+        rejected = [Rejected(b.topic, b.partition, row.offset, row.key, "too bad") for b, row in refused]
+        taken = [b._replace(rows=[row for row in b.rows if (b, row) not in refused]) for b in batches]
+        super().write(accepted(taken, rejected), topic_ids)
+        offsets = dict(self.store.offsets)
+        super().write([batch for batch in taken if batch not in accepted(taken, rejected)], topic_ids)
+        self.store.offsets = offsets
+        return rejected
 
 
 class Trial(MemorySink):
@@ -404,13 +418,13 @@ def test_a_row_that_the_store_refuses_stops_the_sink_and_is_named(log: EmbeddedL
         source.put(number, "secret")
     source.commit()
 
-    class Strict(Trial):
+    class Refusing(Trial):
         def write(self, batches: Sequence[Batch], topic_ids: Mapping[str, str]) -> Sequence[Rejected]:
             super().write(batches, topic_ids)
             bad = [(batch, row) for batch in batches for row in batch.rows if row.key == key(3)]
             return [Rejected(b.topic, b.partition, row.offset, row.key, "too long") for b, row in bad]
 
-    sink = Strict()
+    sink = Refusing()
     with pytest.raises(PermanentError) as caught:
         deliver_all(log, sink)
     (place, stored) = next((place, rows[key(3)]) for place, rows in sink.store.rows.items() if key(3) in rows)
@@ -423,6 +437,64 @@ def test_a_row_that_the_store_refuses_stops_the_sink_and_is_named(log: EmbeddedL
     # The others are in the store; offsets stay, so that the row is not passed over.
     assert holds(sink.store, source)()
     assert log.committed("store") == {}
+
+
+ONE = SinkConfig(type="memory", batch=BatchConfig(rows=1))
+
+
+@pytest.mark.parametrize("mended", ["put", "delete", "truncate"])
+def test_a_refused_row_that_a_later_batch_replaces_is_passed_over(
+    log: EmbeddedLog, source: Source, mended: str
+) -> None:
+    for number in range(20):
+        source.put(number, "good")
+    source.put(3, "bad")
+    source.put(4, "bad")
+    for number in range(20, 40):
+        source.put(number, "good")
+    source.commit()
+    store = MemoryStore()
+    with pytest.raises(PermanentError, match=r"mend or delete .*cdc run --only sink/store.*'!public.orders'"):
+        deliver_all(log, Strict("store", ONE, store=store), ONE)
+    for number in (3, 4):
+        if mended == "put":
+            source.put(number, "bad")
+            source.put(number, "mended")
+        elif mended == "delete":
+            source.delete(number)
+    if mended == "truncate":
+        source.truncate()
+    source.put(50, "good")
+    source.commit()
+    deliver_all(log, Strict("store", ONE, store=store), ONE)
+    assert holds(store, source)()
+
+
+def test_a_refused_row_is_needed_where_what_comes_later_is_partial_or_older(log: EmbeddedLog, source: Source) -> None:
+    source.put(1, "good")
+    source.put(1, "bad")
+    source.commit()
+    [place] = [
+        place for place, end in log.end_offsets([TopicPartition(ORDERS.topic, n) for n in (0, 1)]).items() if end
+    ]
+    sought = {place: ahead.Refused(0, {key(1): 2})}
+    source.put(1, "", partial=True)
+    source.put(1, "mended")
+    source.commit()
+    assert ahead.replaced(log, sought, lambda: True) == set()
+    later = {place: ahead.Refused(3, {key(1): 2})}
+    assert ahead.replaced(log, later, lambda: True) == {(place, key(1))}
+    assert ahead.replaced(log, later, lambda: False) == set()
+
+
+def test_a_history_needs_each_row(log: EmbeddedLog, source: Source) -> None:
+    source.put(1, "bad")
+    source.put(1, "mended")
+    source.commit()
+    sink = Strict("store", ONE)
+    sink.every_change = True
+    with pytest.raises(PermanentError, match="keeps every change"):
+        deliver_all(log, sink, ONE)
 
 
 def test_a_record_that_is_not_ours_stops_the_sink(log: EmbeddedLog, source: Source) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from cdc import ahead
 from cdc.errors import GapError, TransientError
 from cdc.log import TopicPartition
 from cdc.log._kafka_client import KafkaConfig
@@ -16,7 +17,7 @@ from cdc.log.kafka import KafkaLog
 from cdc.sink import Batch, Rejected
 from cdc.testing import MemorySink, MemorySinkWithOffsets, MemoryStore
 from schemas.table import TableSchema
-from tests.integration.delivered import CONFIG, Source, deliver_all, delivering, row, started, table
+from tests.integration.delivered import CONFIG, Source, deliver_all, delivering, key, row, started, table
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.xdist_group("kafka")
@@ -52,6 +53,19 @@ def source(pipeline: Pipeline) -> Iterator[Source]:
 
 def holds(store: MemoryStore, source: Source, schema: TableSchema) -> Callable[[], bool]:
     return lambda: store.current(schema.topic) == source.rows[schema.topic]
+
+
+def test_looking_ahead_for_what_replaces_a_refused_row_ends_at_the_end(pipeline: Pipeline, source: Source) -> None:
+    """Which commit markers follow there, in the row's partition as in others."""
+    for note in ("first", "second"):
+        source.put(1, note, pipeline.orders)
+        source.put(2, note, pipeline.orders)
+        source.commit()
+    places = [TopicPartition(pipeline.orders.topic, number) for number in range(4)]
+    every = {place: ahead.Refused(0, {key(1): 1, key(2): 2}) for place in places}
+    assert {found for _, found in ahead.replaced(pipeline.log, every, lambda: True)} == {key(1), key(2)}
+    last = {place: ahead.Refused(0, {key(1): 3, key(2): 4}) for place in places}
+    assert ahead.replaced(pipeline.log, last, lambda: True) == set()
 
 
 @pytest.mark.parametrize("kind", [MemorySink, MemorySinkWithOffsets])
