@@ -72,7 +72,7 @@ class Source:
     partitions: int = 3
     profile: str = "readable"
     topics: str = TOPICS
-    log: EmbeddedLog = field(init=False)
+    log: Log = field(init=False)
     module: ClassVar[str]
     """Runs :func:`main`."""
 
