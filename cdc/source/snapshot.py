@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from cdc.errors import CdcError, DecodeError
+from cdc.errors import CdcError, DecodeError, TransientError
 from cdc.event import Value
 from cdc.formats.json import decode
 from cdc.source.config import SnapshotConfig
@@ -42,6 +42,15 @@ Keys = Mapping[bytes, Mapping[str, Value]]
 
 class ReadLater(CdcError):
     """A table cannot be read now; the message says what is waited for. It is tried again, other tables meanwhile."""
+
+
+def gone(table: str) -> TransientError:
+    """What to raise when `table` (``schema.table``) is there no more, or another one has its name."""
+    return TransientError(
+        f"table {table} was dropped or renamed while it was read",
+        hint="capture starts again by itself with the tables that exist then: the others go on, a new one of that name "
+        "is read from its beginning; what was read of the old one stays on the log and in the stores until then",
+    )
 
 
 @dataclass

@@ -6,12 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import structlog
+from msgspec.structs import replace
+
 from cdc.config.patterns import is_literal, selects
 from cdc.errors import PermanentError
 from cdc.event import SEQUENCE_BITS
 from cdc.log import Log, TopicPartition, topic_name
 from cdc.source.config import DatabaseConfig
 from cdc.source.plan import TableIdentity, TableSnapshot, gap, refuse_changes
+
+log = structlog.get_logger()
 
 
 class Table(Protocol):
@@ -157,23 +162,32 @@ class Topics:
     ) -> tuple[dict[str, TableSnapshot], int]:
         """The snapshots of a position with the tables that are captured `now`, and its next sequence number.
 
-        New tables get a snapshot, those that are captured no more are forgotten. `fence` tells what a new table's
-        snapshot must wait for. Raises PermanentError when the partitions of a topic, the profile or the key columns of
-        its records changed, GapError when a topic was re-created or a table was out of the source's log meanwhile.
+        New tables get a snapshot, those that are captured no more are forgotten. A table that was out of the source's
+        log while it was being read, or is another one of that name, is read from its beginning. `fence` tells what a
+        new table's snapshot must wait for. Raises PermanentError when the partitions of a topic, the profile or the
+        key columns of its records changed, GapError when a topic was re-created or another table was out of the
+        source's log meanwhile.
         """
         refuse_changes(before, now)
+        for name in before.keys() - now.keys():
+            log.warning("table is captured no more", table=name)
+        added = [name for name in now if name not in before]
         for name, identity in now.items():
-            if name in before and before[name] != identity:
+            if name not in before or before[name] == identity:
+                continue
+            if name in snapshots and replace(before[name], published=identity.published) == identity:
+                log.warning("table is read from its beginning: it is another one now", table=name)
+                added.append(name)
+            else:
                 raise gap(
                     f"the topic of {name} was deleted and created again, or got another name"
                     if before[name].topic_id != identity.topic_id
                     else f"table {name} was not in the publication for some time"
                 )
         kept = {name: progress for name, progress in snapshots.items() if name in now}
-        added = [name for name in now if name not in before]
         waited_for = fence() if added else None
         for name in added:
-            if self._tables.config.snapshot_mode(name) == "initial":
+            if name in kept or self._tables.config.snapshot_mode(name) == "initial":
                 kept[name], sequence = self.plan(name, epoch, sequence, waited_for)
         return kept, sequence
 

@@ -99,7 +99,7 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             case ER.TABLE_DEF_CHANGED:
                 return ReadLater(f"{name}, which DDL has changed while it was read")
             case ER.NO_SUCH_TABLE | ER.BAD_DB_ERROR:
-                return _changed(chunk)
+                return _gone(chunk)
             case ER.TABLEACCESS_DENIED_ERROR | ER.COLUMNACCESS_DENIED_ERROR:
                 return refused(error, f"GRANT SELECT ON {chunk.table.quoted} TO …;")
         return refused(error)
@@ -113,8 +113,13 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
             # rows so too, or refuses them (1412).
             execute(connection, f"SELECT 1 FROM {chunk.table.quoted} LIMIT 0")
             table = describe(connection, self._server, chunk.table.schema, chunk.table.name)
-            if table is None or table.problem or table.key != chunk.table.key:
-                raise _changed(chunk)
+            if table is None:
+                raise _gone(chunk)
+            if table.problem or table.key != chunk.table.key:
+                raise PermanentError(
+                    f"table {chunk.table.full_name} changed its key while it was read",
+                    hint="correct `tables`, or run `cdc snapshot` after restoring the key",
+                )
             chunk.table, chunk.table_rows = table, table.rows
             # 3. The rows, and how those that follow are to be shared out.
             chunk.read_at = time.time_ns() // 1000
@@ -226,11 +231,9 @@ class ChunkReader(ThreadedReader[Connection, MysqlChunk]):
         return rest.divided([[str(edge)] for edge in sorted(edges)])
 
 
-def _changed(chunk: MysqlChunk) -> PermanentError:
-    return PermanentError(
-        f"table {chunk.table.full_name} changed its key or was dropped while it was read",
-        hint="correct `tables`, or run `cdc snapshot` after restoring the key",
-    )
+def _gone(chunk: MysqlChunk) -> ReadLater:
+    """The statement is in the binlog too: what comes after it in the stream is then all that there is."""
+    return ReadLater(f"{chunk.table.full_name}, which was dropped or renamed, until the binlog tells")
 
 
 def _invisible(chunk: MysqlChunk) -> ReadLater:

@@ -432,6 +432,10 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
             self._mark(self._tables.topic(table.schema, table.name), TRUNCATE_KEY, marker_header(b"t", self._version))
             self._version += 1
             self._broken(name, "it was truncated")
+            if name in self._plan and self._tables.look_again(name) is None:
+                # Should it be made anew, all its rows come through the stream.
+                log.warning("the snapshot of a table ends: it was dropped or renamed", table=name)
+                del self._plan[name]
         for name, why in found.resync.items():
             log.warning("table is read again: DDL changed its rows", table=name, why=why)
             self._schedule(name)

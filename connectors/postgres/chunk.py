@@ -21,7 +21,7 @@ from cdc import faults
 from cdc.errors import CdcError, PermanentError
 from cdc.source.plan import KeyRange
 from cdc.source.reader import ThreadedReader
-from cdc.source.snapshot import Chunk, Keys, ReadLater
+from cdc.source.snapshot import Chunk, Keys, ReadLater, gone
 from connectors.postgres.catalogue import CatalogTable, describe, look_up_type
 from connectors.postgres.client import connect, unreachable
 from connectors.postgres.config import PostgresConfig
@@ -86,6 +86,8 @@ class ChunkReader(ThreadedReader[psycopg.Connection[Any], PostgresChunk]):
             return ReadLater(f"{chunk.table.full_name}, which DDL has locked")
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             return unreachable(str(error))
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+            return gone(chunk.table.full_name)
         assert isinstance(error, psycopg.Error)
         return PermanentError(
             f"reading {chunk.table.full_name}: {error.diag.message_primary}",
@@ -102,12 +104,14 @@ class ChunkReader(ThreadedReader[psycopg.Connection[Any], PostgresChunk]):
             connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
             connection.execute(f"LOCK TABLE ONLY {chunk.table.quoted} IN ACCESS SHARE MODE")
             # 3. The snapshot that orders this read against the stream, and the table as that snapshot has it.
-            row = connection.execute(_LOOK, [chunk.table.oid]).fetchone() or ("", 0, None)
-            chunk.snapshot, size, chunk.table_rows = DatabaseSnapshot.parse(row[0]), row[1], row[2]
+            row = connection.execute(_LOOK, [chunk.table.oid]).fetchone()
             table = describe(connection, chunk.table.oid)
-            if table is None or table.problem or table.key != chunk.table.key:
+            if row is None or table is None or table.full_name != chunk.table.full_name:
+                raise gone(chunk.table.full_name)  # what is locked is another one
+            chunk.snapshot, size, chunk.table_rows = DatabaseSnapshot.parse(row[0]), row[1], row[2]
+            if table.problem or table.key != chunk.table.key:
                 raise PermanentError(
-                    f"table {chunk.table.full_name} changed its key or was dropped while it was read",
+                    f"table {chunk.table.full_name} changed its key while it was read",
                     hint="correct `tables`, or run `cdc snapshot` after restoring the key",
                 )
             chunk.table = table
