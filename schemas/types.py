@@ -13,6 +13,10 @@ kind                                                      canonical value
 ``string json enum uuid other``                           ``str``
 ``bits``                                                  ``str``, zeros and ones
 ``bytes``                                                 ``bytes``
+``geometry point``                                        ``bytes`` as MySQL stores them: the SRID (4 bytes,
+                                                          little-endian), then WKB
+``coordinates``                                           ``str``, a point as PostgreSQL prints it: ``(1,2.5)``
+``ewkb``                                                  ``str``, extended WKB as PostGIS prints it: hexadecimal
 ``date time timetz timestamp timestamptz``                ``str``, ISO 8601 (``2026-01-31``, ``12:00:00.5``,
                                                           ``2026-01-31T12:00:00.5``, ``…Z``); ``infinity``,
                                                           ``-infinity`` and a trailing `` BC`` as PostgreSQL has them,
@@ -44,6 +48,10 @@ class Kind(StrEnum):
     STRING = "string"
     BYTES = "bytes"
     BITS = "bits"
+    GEOMETRY = "geometry"
+    POINT = "point"
+    COORDINATES = "coordinates"
+    EWKB = "ewkb"
     JSON = "json"
     UUID = "uuid"
     DATE = "date"

@@ -7,8 +7,8 @@ logical type                     column
 other ``decimal``                ``VARCHAR``, the digits as the database prints them
 ``date timestamp timestamptz``   the same, BC and infinity included; a timestamp after the year 294246 is rejected
 ``time timetz uuid``             the same
-``json enum other bits string``  ``VARCHAR``: JSON as the database prints it, which DuckDB's JSON functions take
-``bytes``                        ``BLOB``
+``json string`` and any other     ``VARCHAR``: JSON as the database prints it, which DuckDB's JSON functions take
+``bytes geometry point``         ``BLOB``, a geometry as MySQL stores it: its SRID, then WKB
 ``array``                        ``LIST`` of the element's type; an array of several dimensions is rejected
 ===============================  ==================================================================================
 
@@ -34,6 +34,8 @@ _TYPES: Final = {
     Kind.FLOAT32: "FLOAT",
     Kind.FLOAT64: "DOUBLE",
     Kind.BYTES: "BLOB",
+    Kind.GEOMETRY: "BLOB",
+    Kind.POINT: "BLOB",
     Kind.UUID: "UUID",
     Kind.DATE: "DATE",
     Kind.TIME: "TIME",
@@ -80,12 +82,12 @@ def value(type_: LogicalType, wire: str, *, flat: bool) -> str:
         return f"list_transform({wire}, lambda item: {item})"
     if type_.kind in _AS_JSON_HAS_IT:
         return wire
-    if type_.kind is Kind.BYTES:
-        return f"from_base64({wire})"
     if type_.kind in _WITH_ERA:
         era = rf"regexp_replace({wire}, '^([0-9-]+)(.*) BC$', '\1 (BC)\2')"
         wire = f"CASE WHEN suffix({wire}, ' BC') THEN {era} ELSE {wire} END"
     column = column_type(type_)
+    if column == "BLOB":
+        return f"from_base64({wire})"
     return wire if column == "VARCHAR" else f"CAST({wire} AS {column})"
 
 

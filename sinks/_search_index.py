@@ -39,6 +39,10 @@ _READABLE: Final[dict[Kind, dict[str, Any]]] = {
     Kind.STRING: {"type": "text", "fields": {"keyword": _KEYWORD}},
     Kind.BYTES: {"type": "binary"},
     Kind.BITS: _KEYWORD,
+    Kind.GEOMETRY: {"type": "binary"},
+    Kind.POINT: {"type": "binary"},
+    Kind.COORDINATES: _KEYWORD,
+    Kind.EWKB: _KEYWORD,
     Kind.JSON: {"type": "text"},
     Kind.UUID: _KEYWORD,
     Kind.DATE: {"type": "date", "ignore_malformed": True},
@@ -56,6 +60,10 @@ _DEBEZIUM: Final[dict[Kind, dict[str, Any]]] = {
     Kind.DATE: _number("long"),
     Kind.TIME: _number("long"),
     Kind.TIMESTAMP: _number("long"),
+    Kind.GEOMETRY: _UNSEARCHED,
+    Kind.POINT: _UNSEARCHED,
+    Kind.COORDINATES: _UNSEARCHED,
+    Kind.EWKB: _UNSEARCHED,
 }
 
 OWN_FIELDS: Final[dict[str, Any]] = {"_cdc_partition": {"type": "integer"}, "_cdc_version": {"type": "long"}}

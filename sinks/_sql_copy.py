@@ -2,7 +2,7 @@
 
 The row's JSON need not be parsed for that: what it escapes in a string, COPY escapes alike, all but ``\\uXXXX``. So one
 regular expression, made for the row's columns, checks it and cuts the values out. A row that does not match, and each
-row of the ``debezium`` profile and of a table with bytes or arrays, is decoded and written value by value.
+row of the ``debezium`` profile and of a table with bytes, geometries or arrays, is decoded and written value by value.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _PATTERNS: Final = {
     Kind.FLOAT64: _FLOAT,
 }
 """Of the values that are no strings."""
+_CONVERTED: Final = frozenset({Kind.BYTES, Kind.GEOMETRY, Kind.POINT, Kind.ARRAY})
+"""Kinds that COPY has in another form than JSON."""
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
@@ -41,7 +43,7 @@ def line_of(schema: TableSchema, columns: Sequence[Column]) -> Callable[[bytes],
     It raises DecodeError when that is no row of `schema`, UnicodeError when it has half a character.
     """
     plain = _plain(schema, columns)
-    if schema.profile != "readable" or any(column.type.kind in (Kind.BYTES, Kind.ARRAY) for column in columns):
+    if schema.profile != "readable" or any(column.type.kind in _CONVERTED for column in columns):
         return plain
     match = re.compile(rb"\{%b\}" % b",".join(map(_member, columns))).fullmatch
 

@@ -7,7 +7,7 @@ logical type                     column
 ``decimal``, p ≤ 65, 0 ≤ s ≤ 30  ``DECIMAL(p,s)``; a NaN is rejected
 other ``decimal``                ``LONGTEXT``, the digits as the database prints them
 ``float32 float64``              ``DOUBLE``; NaN and the infinities are rejected; MariaDB makes 0 of -0
-``bytes``                        ``LONGBLOB``
+``bytes geometry point``         ``LONGBLOB``, a geometry as MySQL stores it: its SRID, then WKB
 ``uuid``                         ``CHAR(36)``
 ``date``, ``time``               the same; a date BC, after the year 9999 or infinite is rejected
 ``timestamp timestamptz``        ``DATETIME(6)``, the latter in UTC; as for dates
@@ -74,6 +74,8 @@ _TYPES: Final[Mapping[Kind, TypeEngine[Any]]] = {
     Kind.FLOAT32: mysql.DOUBLE(),
     Kind.FLOAT64: mysql.DOUBLE(),
     Kind.BYTES: mysql.LONGBLOB(),
+    Kind.GEOMETRY: mysql.LONGBLOB(),
+    Kind.POINT: mysql.LONGBLOB(),
     Kind.UUID: mysql.CHAR(36),
     Kind.DATE: mysql.DATE(),
     Kind.TIME: mysql.TIME(fsp=6),

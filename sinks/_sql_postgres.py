@@ -5,9 +5,10 @@ logical type                     column
 ===============================  ==================================================================================
 ``uint64``                       ``numeric(20)``
 ``decimal`` with p, 0 ≤ s ≤ p    ``numeric(p,s)``; any other ``decimal``: ``numeric``
-``string enum other``            ``text``; one that contains NUL is rejected
+``string enum bits other``,      ``text``; one that contains NUL is rejected
+``coordinates ewkb``
 ``json``                         ``json``: every character is kept
-``bytes``                        ``bytea``
+``bytes geometry point``         ``bytea``, a geometry as MySQL stores it: its SRID, then WKB
 ``array``                        an array of the element's type
 any other                        the type of its name
 ===============================  ==================================================================================
@@ -54,6 +55,8 @@ _TYPES: Final[Mapping[Kind, TypeEngine[Any]]] = {
     Kind.FLOAT32: pg.REAL(),
     Kind.FLOAT64: pg.DOUBLE_PRECISION(),
     Kind.BYTES: pg.BYTEA(),
+    Kind.GEOMETRY: pg.BYTEA(),
+    Kind.POINT: pg.BYTEA(),
     Kind.JSON: pg.JSON(),
     Kind.UUID: pg.UUID(),
     Kind.DATE: pg.DATE(),

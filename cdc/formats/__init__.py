@@ -18,8 +18,8 @@ class Fragment:
     =====================================================  =======================================
     ``boolean``                                            ``bool``
     integers, decimal, floats, uuid, temporal              ASCII bytes of the canonical text
-    ``string json enum other bits``                        UTF-8 bytes
-    ``bytes``                                              the raw bytes
+    ``string json enum other bits coordinates ewkb``       UTF-8 bytes
+    ``bytes geometry point``                               the raw bytes
     ``array``                                              list of canonical values
     =====================================================  =======================================
     """

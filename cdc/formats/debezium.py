@@ -22,6 +22,7 @@ from hashlib import md5
 from typing import Any, Final
 from uuid import UUID
 
+from cdc.formats import geometries
 from schemas.types import Kind, LogicalType
 
 PLACEHOLDER: Final = "__debezium_unavailable_value"
@@ -336,6 +337,10 @@ def fabricated(type_: LogicalType) -> bytes:
             return timestamptz(b"1970-01-01T00:00:00Z", 6 if type_.precision is None else type_.precision)
         case Kind.JSON:
             return b'"{}"'
+        case Kind.GEOMETRY | Kind.EWKB:
+            return geometries.EMPTY
+        case Kind.POINT | Kind.COORDINATES:
+            return geometries.coordinates(b"(0,0)")
         case Kind.ARRAY:
             return b"[]"
     return b'""'

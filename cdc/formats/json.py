@@ -2,7 +2,8 @@
 
 For each logical type there is a code fragment for the generator (:func:`rendering`, over the native form of
 :class:`cdc.formats.Fragment`) and a plain function (:func:`render`, over the canonical value); a property test holds
-them equal byte for byte. The ``debezium`` profile's values are in :mod:`cdc.formats.debezium`.
+them equal byte for byte. The ``debezium`` profile's values are in :mod:`cdc.formats.debezium` and
+:mod:`cdc.formats.geometries`.
 
 ``readable``: numbers for integers and finite floats, with the digits that the database prints (but ``-0.0``); strings
 for decimals, everything temporal, NaN and the infinities; base64 for bytes; JSON documents as strings, as printed.
@@ -19,7 +20,7 @@ import msgspec
 
 from cdc.errors import DecodeError
 from cdc.event import Value
-from cdc.formats import Fragment, debezium
+from cdc.formats import Fragment, debezium, geometries
 from schemas.table import Column, TableSchema
 from schemas.types import Kind, LogicalType
 
@@ -28,7 +29,8 @@ dumps: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
 _INTEGERS: Final = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.UINT64})
 _FLOATS: Final = frozenset({Kind.FLOAT32, Kind.FLOAT64})
-_TEXTS: Final = frozenset({Kind.STRING, Kind.JSON, Kind.ENUM, Kind.OTHER, Kind.BITS})
+_TEXTS: Final = frozenset({Kind.STRING, Kind.JSON, Kind.ENUM, Kind.OTHER, Kind.BITS, Kind.COORDINATES, Kind.EWKB})
+_BINARIES: Final = frozenset({Kind.BYTES, Kind.GEOMETRY, Kind.POINT})
 
 _NUMBER: Final = Fragment("v")
 _QUOTED: Final = Fragment("v", quoted=True)
@@ -55,7 +57,7 @@ def rendering(type_: LogicalType, profile: str, name: str) -> Fragment:
         return _TEXT
     if kind is Kind.BOOLEAN:
         return _BOOLEAN
-    if kind is Kind.BYTES:
+    if kind in _BINARIES:
         return _BYTES
     return _QUOTED
 
@@ -84,6 +86,14 @@ def _debezium(type_: LogicalType) -> Callable[[bytes], bytes] | None:
             return debezium.bit if type_.precision == 1 else debezium.bits
         case Kind.BYTES if type_.precision is not None:
             return debezium.little_endian
+        case Kind.GEOMETRY:
+            return geometries.geometry
+        case Kind.POINT:
+            return geometries.point
+        case Kind.COORDINATES:
+            return geometries.coordinates
+        case Kind.EWKB:
+            return geometries.ewkb
     return None
 
 
@@ -179,7 +189,7 @@ def key_supported(type_: LogicalType, native: str) -> str | None:
         return f"equal values of type {native} can be printed differently"
     if type_.kind is Kind.TIMETZ:
         return f"values of type {native} cannot be told apart once they are in UTC"
-    if type_.kind in (Kind.OTHER, Kind.BITS):
+    if type_.kind in (Kind.OTHER, Kind.BITS, Kind.COORDINATES, Kind.EWKB):
         return f"it is not known when two values of type {native} are equal"
     return None
 
@@ -228,9 +238,10 @@ def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
     kind = type_.kind
     if kind in _FLOATS:
         return _load_float
+    if kind in _BINARIES and profile != "debezium":
+        return a2b_base64
     if kind is Kind.BYTES:
-        in_order = profile != "debezium" or type_.precision is None
-        return a2b_base64 if in_order else debezium.load_little_endian
+        return a2b_base64 if type_.precision is None else debezium.load_little_endian
     if kind is Kind.ARRAY and type_.element is not None:
         load_item = _loader(type_.element, profile)
         return None if load_item is None else lambda items: _load_items(items, load_item)
@@ -253,6 +264,12 @@ def _loader(type_: LogicalType, profile: str) -> Callable[[Any], Value] | None:
             return debezium.load_timestamptz
         case Kind.BITS:
             return lambda value: debezium.load_bits(value, type_.precision)
+        case Kind.GEOMETRY | Kind.POINT:
+            return geometries.load_geometry
+        case Kind.COORDINATES:
+            return geometries.load_coordinates
+        case Kind.EWKB:
+            return geometries.load_ewkb
     return None
 
 

@@ -5,15 +5,15 @@ generator, and a property test holds them equal.
 
 Types, where it is not obvious: every integer has the smallest signed kind that holds it (``bigint unsigned``:
 ``uint64``), ``year`` is an integer (0 is the year 0000), ``bit(1)`` is a boolean and ``bit(n)`` its bytes as the
-server sends them, with the number of bits as their precision, a ``set`` is text with commas, a geometry its bytes as
-the server stores them (SRID and WKB), a vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``,
+server sends them, with the number of bits as their precision, a ``set`` is text with commas, geometries other than
+``point`` are all of kind ``geometry``, a vector an array of ``float32``. MariaDB says nothing of ``uuid``, ``inet4``,
 ``inet6``, ``vector`` in the binlog, where they are ``binary`` and ``varbinary``: who knows better passes the name of
 the type as `declared`.
 
 Times have no precision, whatever the column's: they are durations, signed and up to 838 hours, and Debezium has them
 in microseconds.
 
-Known gaps: in the debezium profile a geometry is its bytes. A ``time``, ``datetime`` or ``timestamp`` in the format of
+Known gap: a ``time``, ``datetime`` or ``timestamp`` in the format of
 MariaDB 5.3 (``SHOW CREATE TABLE`` says so) is read, but one with a fraction cannot be told from one without: most of
 its values are refused, and such a table must not be captured.
 """
@@ -36,7 +36,7 @@ from connectors.mysql.charsets import BINARY, charset
 from connectors.mysql.cursor import Cursor
 from connectors.mysql.decoding import inflate
 from connectors.mysql.numbers import decimal_size, decimal_text, double_text, float_text
-from connectors.mysql.tablemap import ColumnType, MapColumn
+from connectors.mysql.tablemap import ColumnType, GeometryType, MapColumn
 from connectors.mysql.temporal import FRACTION_BYTES, date_text, datetime_text, time_text, timestamp_text
 from schemas.types import Kind, LogicalType
 
@@ -124,7 +124,8 @@ def column_type(column: MapColumn, declared: str = "") -> tuple[LogicalType, str
             return LogicalType(Kind.JSON), "json"
         case ColumnType.VECTOR:
             return _VECTOR, f"vector({column.dimension})"
-    return LogicalType(Kind.BYTES), column.geometry.name.lower()
+    point = column.geometry is GeometryType.POINT
+    return LogicalType(Kind.POINT if point else Kind.GEOMETRY), column.geometry.name.lower()
 
 
 def _bits(column: MapColumn) -> int:

@@ -47,6 +47,7 @@ _SIMPLE: Final[dict[int, tuple[Kind, str]]] = {
     25: (Kind.STRING, "text"),
     26: (Kind.INT64, "oid"),
     114: (Kind.JSON, "json"),
+    600: (Kind.COORDINATES, "point"),
     700: (Kind.FLOAT32, "real"),
     701: (Kind.FLOAT64, "double precision"),
     1082: (Kind.DATE, "date"),
@@ -88,6 +89,8 @@ _ARRAYS: Final = {
     3807: 3802,
 }
 """Built-in array types by oid, and the oid of their elements."""
+_EXTENSIONS: Final = {"citext": Kind.STRING, "geometry": Kind.EWKB, "geography": Kind.EWKB}
+"""Types that the extensions citext and PostGIS bring."""
 
 
 def logical_type(type_oid: int, type_modifier: int, lookup: Lookup) -> tuple[LogicalType, str]:
@@ -124,8 +127,7 @@ def logical_type(type_oid: int, type_modifier: int, lookup: Lookup) -> tuple[Log
         return base, found.name
     if found.kind == "array":
         return _array(found.oid, type_modifier, lookup)
-    citext = found.name.rpartition(".")[2] == "citext"
-    return LogicalType(Kind.STRING if citext else Kind.OTHER), found.name
+    return LogicalType(_EXTENSIONS.get(found.name.rpartition(".")[2], Kind.OTHER)), found.name
 
 
 def _numeric(modifier: int) -> tuple[LogicalType, str]:
@@ -141,18 +143,22 @@ def _array(element_oid: int, modifier: int, lookup: Lookup) -> tuple[LogicalType
     element, native = logical_type(element_oid, modifier, lookup)
     if native == "box":  # the one type whose arrays are delimited by semicolons
         return LogicalType(Kind.OTHER), "box[]"
+    if element.kind is Kind.COORDINATES:  # of which Debezium has no arrays
+        element = LogicalType(Kind.OTHER)
     return LogicalType(Kind.ARRAY, element=element), native + "[]"
 
 
 _NUMBER: Final = r"-?\d+(\.\d+)?"
+_FLOAT: Final = _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity"
 _DATE: Final = r"\d{4,7}-\d\d-\d\d"
 _TIME: Final = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
 _PRINTED: Final = {
     Kind.DECIMAL: _NUMBER + "|NaN|-?Infinity",
-    Kind.FLOAT32: _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity",
-    Kind.FLOAT64: _NUMBER + r"(e[+-]\d+)?|NaN|-?Infinity",
+    Kind.FLOAT32: _FLOAT,
+    Kind.FLOAT64: _FLOAT,
     Kind.UUID: "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     Kind.BITS: "[01]*",
+    Kind.COORDINATES: rf"\(({_FLOAT}),({_FLOAT})\)",
     Kind.DATE: _DATE + "( BC)?|-?infinity",
     Kind.TIME: _TIME,
     Kind.TIMETZ: _TIME + r"[+-]\d\d(:\d\d){0,2}",

@@ -100,7 +100,8 @@ EDGES: dict[str, list[str]] = {
     "bit(1)": ["0", "1"],
     "bit(17)": ["10000000100000001", "00000000000000000"],
     "bit(3)[]": ["{001,NULL}"],
-    "point": ["(1,2.5)"],
+    "point": ["(1,2.5)", "(-0,1e20)", "(NaN,-Infinity)", "(1e-300,123456789012345678)"],
+    "point[]": ['{"(1,2.5)",NULL}'],
     "int4range": ["[1,6)", "empty"],
     "tsvector": ["'a':1 'b'"],
     "box[]": ["{(1,2),(3,4);(5,6),(7,8)}"],
@@ -161,7 +162,11 @@ def test_values_come_back_exactly(connection: psycopg.Connection[Any]) -> None:
         type_, _ = logical_type(column[0].type_code, column[0]._fmod, lookup)
         value = load(type_, text)
         printed = to_sql_text(type_, value)
-        equal = "true" if native in ("json", "point", "box[]") else f"($2::{native} IS NOT DISTINCT FROM $1::{native})"
+        equal = (
+            "true"
+            if native in ("json", "point", "point[]", "box[]")
+            else f"($2::{native} IS NOT DISTINCT FROM $1::{native})"
+        )
         again = select_text(connection, f"SELECT $1::{native}, $2::{native}, {equal}", literal, printed)
         assert again[1] == text, (native, literal)
         assert again[2] == b"t", (native, literal)

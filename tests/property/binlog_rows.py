@@ -12,7 +12,7 @@ from cdc.event import Operation
 from cdc.formats.json import key_supported
 from connectors.mysql.events import Rows
 from connectors.mysql.rows import columns
-from connectors.mysql.tablemap import ColumnType, MapColumn, TableMap
+from connectors.mysql.tablemap import ColumnType, GeometryType, MapColumn, TableMap
 from connectors.mysql.temporal import FRACTION_BYTES
 from schemas.table import TableSchema
 
@@ -38,6 +38,21 @@ def column(type_: ColumnType, size: int = 0, scale: int = 0, **rest: object) -> 
 
 def exactly(size: int) -> st.SearchStrategy[bytes]:
     return st.binary(min_size=size, max_size=size)
+
+
+points = st.one_of(
+    st.binary(max_size=30),
+    st.builds(
+        lambda srid, order, type_, x, y: (
+            struct.pack(f"{order}i", srid) + struct.pack(f"{order}BIdd", order == "<", type_, x, y)
+        ),
+        st.integers(-(2**31), 2**31 - 1),
+        st.sampled_from("<>"),
+        st.sampled_from([1, 1, 2]),
+        st.floats(),
+        st.floats(),
+    ),
+)
 
 
 def _days(calendar: tuple[int, int, int]) -> bytes:
@@ -144,6 +159,7 @@ KINDS: list[Some] = [
     *(Some(column(ColumnType.BLOB, size, collation=UTF8), words.map(str.encode), size) for size in (1, 2, 3, 4)),
     Some(column(ColumnType.BLOB, 2), st.binary(max_size=300), 2),
     Some(column(ColumnType.GEOMETRY, 4), st.binary(max_size=30), 4),
+    Some(column(ColumnType.GEOMETRY, 4, geometry=GeometryType.POINT), points, 4),
     Some(column(ColumnType.ENUM, 2, collation=UTF8, members=MEMBERS), st.sampled_from([b"\0\0", b"\1\0", b"\0\1"])),
     Some(column(ColumnType.SET, 1, collation=UTF8, members=MEMBERS[:7]), st.integers(0, 127).map(lambda n: bytes([n]))),
     Some(column(ColumnType.JSON, 4), st.sampled_from(_DOCUMENTS), 4),

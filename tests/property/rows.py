@@ -55,6 +55,7 @@ zones = st.sampled_from(["+00", "+02", "-08", "+05:30", "-15:59:59"])
 specials = st.sampled_from(["NaN", "Infinity", "-Infinity"])
 decimals = st.decimals(allow_nan=False, allow_infinity=False).map(lambda value: format(value, "f"))
 floats = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: repr(value).removesuffix(".0"))
+printed_floats = st.one_of(floats, specials, st.just("-0"))
 
 
 def fixed(scale: int) -> st.SearchStrategy[str]:
@@ -75,13 +76,15 @@ _SIMPLE: list[tuple[LogicalType, str, st.SearchStrategy[str]]] = [
     (LogicalType(Kind.DECIMAL), "numeric", st.one_of(decimals, specials)),
     (LogicalType(Kind.DECIMAL, 40, 2), "numeric(40,2)", st.one_of(fixed(2), specials)),
     (LogicalType(Kind.DECIMAL, 40, 0), "numeric(40,0)", st.one_of(fixed(0), specials)),
-    (LogicalType(Kind.FLOAT64), "double precision", st.one_of(floats, specials, st.just("-0"))),
+    (LogicalType(Kind.FLOAT64), "double precision", printed_floats),
     (LogicalType(Kind.STRING), "text", words),
     (LogicalType(Kind.STRING), "citext", words),
     (LogicalType(Kind.STRING), "bpchar", words),
     (LogicalType(Kind.BYTES), "bytea", st.binary(max_size=20).map(lambda value: "\\x" + value.hex())),
     (LogicalType(Kind.BITS, 1), "bit(1)", st.sampled_from("01")),
     (LogicalType(Kind.BITS, 12), "bit(12)", st.text("01", min_size=12, max_size=12)),
+    (LogicalType(Kind.COORDINATES), "point", st.builds("({},{})".format, printed_floats, printed_floats)),
+    (LogicalType(Kind.EWKB), "geometry", st.one_of(words, st.binary(max_size=40).map(lambda v: v.hex().upper()))),
     (LogicalType(Kind.JSON), "jsonb", words),
     (LogicalType(Kind.UUID), "uuid", st.uuids().map(UUID.__str__)),
     (LogicalType(Kind.DATE), "date", st.one_of(dates, infinities)),

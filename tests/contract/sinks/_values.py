@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import struct
+
 from cdc.event import Value
 from schemas.types import Kind, LogicalType
 
@@ -38,6 +41,16 @@ VALUES: dict[str, tuple[LogicalType, list[Value]]] = {
     "bytes(9)": (LogicalType(Kind.BYTES, 9), [b"\1\0", b"\0\x80"]),
     "bits(4)": (LogicalType(Kind.BITS, 4), ["0010", "0000"]),
     "bits(1)": (LogicalType(Kind.BITS, 1), ["1", "0"]),
+    "geometry": (LogicalType(Kind.GEOMETRY), [bytes(4) + b"\1\7" + bytes(7), b"\xe6\x10\0\0\1\2" + bytes(7), b""]),
+    "point": (
+        LogicalType(Kind.POINT),
+        [struct.pack("<iBIdd", 4326, 1, 1, 1.5, -0.0), struct.pack("<iBIdd", 0, 1, 1, math.nan, math.inf), b""],
+    ),
+    "coordinates": (LogicalType(Kind.COORDINATES), ["(1,2.5)", "(-0,1e+20)", "(NaN,-Infinity)"]),
+    "ewkb": (
+        LogicalType(Kind.EWKB),
+        ["0101000020E6100000000000000000F03F0000000000000040", "010700000000000000", "(not,PostGIS)"],
+    ),
     "json": (
         LogicalType(Kind.JSON),
         ['{"b": 1, "a": [1.0, null, "x\\u0000"]}', "null", '"text"', "1e400", '{"a":1,"a":2}', "[ ]"],
@@ -97,6 +110,7 @@ VALUES: dict[str, tuple[LogicalType, list[Value]]] = {
     "float64[]": (_array(Kind.FLOAT64), [["1.5", "NaN", None, "-Infinity"], []]),
     "string[]": (_array(Kind.STRING), [["a", "", None, 'q"\\,{}', "NULL"], [], [["a", "b"], ["c", None]]]),
     "bytes[]": (_array(Kind.BYTES), [[b"a", b"", None, b"\0\xff"], []]),
+    "coordinates[]": (_array(Kind.COORDINATES), [["(1,2.5)", None], []]),
     "json[]": (_array(Kind.JSON), [['{"a": 1}', None, "[1]"], []]),
     "uuid[]": (_array(Kind.UUID), [["0b7f3e3e-0000-4000-8000-0123456789ab", None], []]),
     "date[]": (_array(Kind.DATE), [["2026-01-31", "0044-03-15 BC", "infinity", None], []]),

@@ -61,7 +61,7 @@ class SqlPostgresStore(Store):
                 assert key not in rows, "a key has two rows"
                 rows[key] = dict.fromkeys(schema.by_name)
                 for one, value in zip(held, values, strict=True):
-                    rows[key][one.name] = None if value is None else load(one.type, value)
+                    rows[key][one.name] = None if value is None else load(_in_postgres(one.type), value)
         return rows
 
     def cut(self) -> None:
@@ -91,6 +91,11 @@ class SqlPostgresStore(Store):
 
     def refused(self) -> Callable[[int], Row]:
         return lambda version: table().row(version, id=version, name="nul \0")
+
+
+def _in_postgres(type_: LogicalType) -> LogicalType:
+    """Geometries of MySQL's are bytes there."""
+    return LogicalType(Kind.BYTES) if type_.kind in (Kind.GEOMETRY, Kind.POINT) else type_
 
 
 STORE = SqlPostgresStore

@@ -248,6 +248,8 @@ def test_text_and_geometries_are_what_the_stream_has(source: Source) -> None:
         f"CREATE TABLE item (id int PRIMARY KEY, {described}, g geometry, p point, n int AS (id + 1) STORED, "
         "h int INVISIBLE DEFAULT 7, big longtext)",
     )
+    if not binlog.mysql:  # which refuses to; here rows have a geometry of no bytes
+        binlog.execute("ALTER TABLE item ADD q point NOT NULL, ADD r geometry NOT NULL")
     texts = ["plain", "äöüß é", "Привет", "漢字かな カナ", "한글", "ไทย", "עברית", "Ελληνικά", "😀", "€ ~ \\ ¥", " a "]
     names = ", ".join(f"{name}, {name}_c" for name in sets)
     for i, text in enumerate(texts):
@@ -258,6 +260,7 @@ def test_text_and_geometries_are_what_the_stream_has(source: Source) -> None:
             values=values,
         )
     binlog.execute("INSERT INTO item (id, big) VALUES (99, REPEAT('y', 16777200))")
+    assert binlog.mysql or set(binlog.execute("SELECT LENGTH(q), LENGTH(r) FROM item")) == {(0, 0)}
     same_both_ways(source)
 
 

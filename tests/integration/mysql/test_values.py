@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cdc.formats.json import render
 from connectors.mysql.rows import columns
+from schemas.types import Kind, LogicalType
 from tests.integration.mysql.conftest import Binlog
 
 pytestmark = pytest.mark.xdist_group("mysql")
@@ -236,6 +237,43 @@ def test_bits_as_debezium_has_them(binlog: Binlog) -> None:
         rendered = [render(c.type, "debezium", value) for c, value in zip(described_, after, strict=True)]
         found[after[0]] = [json.loads(one) for one in rendered[1:]]
     assert found == expected
+
+
+SHAPES = [
+    ("POINT(1.5 -2)", "point"),
+    ("LINESTRING(0 0, 1 1, 80 -0.1)", "linestring"),
+    ("POLYGON((0 0, 4 0, 4 4, 0 0), (1 0.5, 2 0.5, 2 1, 1 0.5))", "polygon"),
+    ("MULTIPOINT(1 1, 2 2)", "multipoint"),
+    ("MULTILINESTRING((0 0, 1 1), (2 2, 3 3))", "multilinestring"),
+    ("MULTIPOLYGON(((0 0, 4 0, 4 4, 0 0)), ((5 5, 6 5, 6 6, 5 5)))", "multipolygon"),
+    ("GEOMETRYCOLLECTION(POINT(1 2), LINESTRING(0 0, 1 1))", "geometrycollection"),
+    ("GEOMETRYCOLLECTION EMPTY", "geometry"),
+    ("POINT(3 4)", "geometry"),
+]
+
+
+@pytest.mark.parametrize("srid", [0, 3857, 4326])
+def test_geometries_as_debezium_has_them(binlog: Binlog, srid: int) -> None:
+    described = ", ".join(f"v{i} {type_}" for i, (_, type_) in enumerate(SHAPES))
+    values = ", ".join(f"ST_GeomFromText('{shape}', {srid})" for shape, _ in SHAPES)
+    binlog.execute(f"CREATE TABLE item (id int PRIMARY KEY, {described})")
+    binlog.execute(f"INSERT INTO item VALUES (1, {values})")
+    # MySQL says and takes latitudes first where the SRID has them first, and stores them second.
+    order = ", 'axis-order=long-lat'" if binlog.mysql and srid else ""
+    wkb = ", ".join(f"TO_BASE64(ST_AsBinary(v{i}{order})), ST_SRID(v{i})" for i in range(len(SHAPES)))
+    x, y = ("ST_Longitude", "ST_Latitude") if binlog.mysql and srid == 4326 else ("ST_X", "ST_Y")
+    *said, first, second = binlog.execute(f"SELECT {wkb}, {x}(v0), {y}(v0) FROM item")[0]
+    structs = [
+        {"wkb": one.replace("\n", ""), "srid": number or None}
+        for one, number in zip(said[::2], said[1::2], strict=True)
+    ]
+    structs[0] = {"x": first, "y": second, **structs[0]}
+    ((table, (_, _, after)),) = list(binlog.rows())
+    assert after is not None
+    for column, value, expected in zip(columns(table, {})[1:], after[1:], structs, strict=True):
+        assert json.loads(render(column.type, "debezium", value)) == expected
+        assert list(json.loads(render(column.type, "debezium", value))) == list(expected)
+        assert render(column.type, "readable", value) == render(LogicalType(Kind.BYTES), "readable", value)
 
 
 scalars = st.one_of(

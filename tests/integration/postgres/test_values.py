@@ -48,7 +48,9 @@ TYPES = {
     "c_domain": ("amount", "7.25"),
     "c_interval": ("interval", "'1 year 2 mons 3 days 04:05:06.789'"),
     "c_inet": ("inet", "'10.0.0.1/8'"),
-    "c_point": ("point", "'(1,2)'"),
+    "c_point": ("point", "'(1,2.50)'"),
+    "c_odd": ("point", "'(Infinity,NaN)'"),
+    "c_points": ("point[]", "ARRAY['(1,2)'::point, NULL]"),
     "c_range": ("int4range", "'[1,10)'"),
     "c_tsvector": ("tsvector", "'a:1 b:2'"),
     "c_pair": ("pair", "ROW(1, 'x y')::pair"),
@@ -97,6 +99,14 @@ def test_values_are_the_same_from_stream_and_snapshot(database: Database, source
     printed = json.loads(images.pop())
     bits = ("1010", "1", "0100000001") if profile == "readable" else ("1010", True, "AQE=")
     assert (printed["c_bit"], printed["c_flag"], printed["c_bits"]) == bits
+    assert (row["c_point"], row["c_odd"], printed["c_points"]) == ("(1,2.5)", "(Infinity,NaN)", ["(1,2)", None])
+    if profile == "readable":
+        assert (printed["c_point"], printed["c_odd"]) == (row["c_point"], row["c_odd"])
+    else:
+        wkb = "AQEAAAAAAAAAAADwPwAAAAAAAARA"
+        assert printed["c_point"] == {"x": 1.0, "y": 2.5, "wkb": wkb, "srid": None}
+        wkb = "AQEAAAAAAAAAAADwfwAAAAAAAPh/"
+        assert printed["c_odd"] == {"x": "Infinity", "y": "NaN", "wkb": wkb, "srid": None}
     if profile == "readable":
         assert row["c_numeric"] == "123456789012345678901234567890.1234567890"
     assert row["c_matrix"] == [[1, 2], [3, 4]]
