@@ -166,6 +166,8 @@ _PRINTED: Final = {
     Kind.TIMESTAMPTZ: rf"{_DATE} {_TIME}\+00( BC)?|-?infinity",
 }
 """What the server prints for types whose text is not arbitrary."""
+_GEOMETRIES: Final = re.compile(rb"[{}:0-9A-FNUL]+")
+"""An array of PostGIS's, which are delimited by colons."""
 _PATTERNS: Final = {kind: re.compile(pattern.encode()) for kind, pattern in _PRINTED.items()}
 
 
@@ -207,6 +209,8 @@ def _load(type_: LogicalType, text: bytes) -> Value:
 
 
 def _load_array(element: LogicalType, text: bytes) -> Value:
+    if element.kind is Kind.EWKB and _GEOMETRIES.fullmatch(text):
+        text = text.replace(b":", b",")
     return arrays.parse(text, lambda item: _load(element, item))
 
 

@@ -306,6 +306,20 @@ def assert_equal_but_for_known_losses(
         assert select_text(connection, statement, *texts) == [b"t"], column
 
 
+@pytest.mark.parametrize("type_", ["geometry", "geography"])
+def test_arrays_of_geometries_are_delimited_by_colons(type_: str) -> None:
+    kinds = {1: CatalogType("array", f"{type_}[]", 2), 2: CatalogType("base", f"gis.{type_}")}
+    logical, native = logical_type(1, -1, kinds.get)
+    assert (logical, native) == (LogicalType(Kind.ARRAY, element=LogicalType(Kind.EWKB)), f"gis.{type_}[]")
+    assert load(logical, b"{010700000000000000:NULL:010700000000000000}") == [
+        "010700000000000000",
+        None,
+        "010700000000000000",
+    ]
+    assert load(logical, b"{{010700000000000000:NULL}:{NULL:NULL}}") == [["010700000000000000", None], [None, None]]
+    assert load(logical, b'{"(a:b,c)",NULL}') == ["(a:b,c)", None]  # another type of that name
+
+
 def test_a_citext_column_is_a_string(postgres15: Server) -> None:
     database = create_database(postgres15)
     with database.connect() as connection:
