@@ -109,7 +109,7 @@ def _is_canonical(type_: LogicalType, value: Value) -> bool:
         return type(value) is int and 0 <= value < 1 << 64
     if kind is Kind.BOOLEAN:
         return isinstance(value, bool)
-    if kind in (Kind.BYTES, Kind.GEOMETRY, Kind.POINT):
+    if kind is Kind.BYTES:
         return isinstance(value, bytes)
     if not isinstance(value, str):
         return False

@@ -27,6 +27,7 @@ _HAS_SRID: Final = 0x20000000
 """In the type of PostGIS's extended WKB (EWKB): the SRID follows."""
 EMPTY: Final = b'{"wkb":"AQcAAAAAAAAAAA==","srid":null}'
 """``GEOMETRYCOLLECTION EMPTY``."""
+_NOT_FINITE: Final = {"nan": b'"NaN"', "inf": b'"Infinity"', "-inf": b'"-Infinity"'}
 _EWKB: Final = re.compile(rb"0[01](?:[0-9A-F]{2}){8,}")
 
 
@@ -97,7 +98,7 @@ def _string(v: bytes) -> bytes:
 
 def _double(number: float) -> bytes:
     text = repr(number)
-    return {"nan": b'"NaN"', "inf": b'"Infinity"', "-inf": b'"-Infinity"'}.get(text) or text.encode()
+    return _NOT_FINITE.get(text) or text.encode()
 
 
 def _number(text: bytes) -> bytes:
