@@ -108,7 +108,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         """Bytes that may still come into the batch, those that are to be read of incomplete rows among them."""
         self._incomplete_place = BinlogPlace()
         self._began: tuple[int, int] | None = None
-        """Where the transaction began: items before it, and the version; None when that was in an earlier batch."""
+        """Where the transaction began: items before it, and the version; None: in an earlier batch or life."""
         self._written: set[str] = set()
         """Tables that the transaction has written to."""
         self._moved = False
@@ -251,7 +251,6 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
     def _begin(self, gtid: AnyGtid, original: int, immediate: int, header: Header) -> None:
         self._in_transaction = self._standalone = True  # on MySQL until BEGIN comes
         self._gtid, self._time, self._origin, self._thread_id = gtid, original, header.server_id, 0
-        self._began = (len(self._items), self._version)
         self._maps = {}  # a transaction describes its tables anew, by numbers that never come back
         self._new_run()
         self._immediate = immediate
@@ -259,6 +258,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._events = self._ordinal = 0
         self._written = set()
         self._skip = self._resumption.begun(gtid, original)
+        self._began = None if self._skip else (len(self._items), self._version)
 
     def _end(self) -> None:
         self._in_transaction = False
@@ -288,8 +288,9 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
 
     def _rows(self, rows: Rows, end: int) -> None:
         self._events += 1
-        if self._skip:
-            self._skip -= 1
+        on_log = self._skip > 0
+        self._skip -= on_log
+        if self._skip >= WHOLE >> 1:
             return
         map_ = self._maps.get(rows.table_id)
         if map_ is None:
@@ -297,16 +298,17 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         known = self._relations.known(map_)
         if known is None:
             return
+        self._written.add(known.name)
+        if on_log:
+            return
         if unsent := known.unsent_key(rows):
             raise gap(
                 f"rows of {known.name} were inserted without a value for {', '.join(unsent)} of the key, under "
                 "binlog_row_image = MINIMAL: nothing tells which rows they are",
                 "SET GLOBAL binlog_row_image = FULL; and the same in my.cnf and in sessions that set it; then ",
             )
-        self._written.add(known.name)
         if self._preparing is not None:
-            self._items.append(Prepared(self._preparing, pack(map_, rows, end)))
-            self._kept.add(self._preparing)
+            self._keep(pack(map_, rows, end))
         else:
             self._produce(known, rows, end)
 
@@ -465,10 +467,14 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._new_run()
 
     def _undone_in_part(self) -> None:
-        if not self._skip:
-            for name in self._written:
-                log.warning("table is read again: rows were rolled back that are in the binlog", table=name)
-                self._schedule(name)
+        if self._skip:
+            return
+        if self._preparing is not None:
+            self._keep(b"")
+            return
+        for name in self._written:
+            log.warning("table is read again: rows were rolled back that are in the binlog", table=name)
+            self._schedule(name)
 
     # -- prepared transactions -----------------------------------------------------------------------------------------
 
@@ -477,9 +483,15 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._preparing = name = transaction_name(xa)
         if not self._skip:
             # Also without any row of ours: it is known then that none is missing.
-            self._items += [Decided(name), Prepared(name, b"")]
+            self._items.append(Decided(name))
+            self._keep(b"")
             self._new_run()
-            self._kept.add(name)
+
+    def _keep(self, part: bytes) -> None:
+        """A part of the transaction that is being prepared; empty: its beginning, and each ROLLBACK TO SAVEPOINT."""
+        assert self._preparing is not None
+        self._items.append(Prepared(self._preparing, part))
+        self._kept.add(self._preparing)
 
     def _publish(self) -> None:
         """The rows of a prepared transaction that is committed, as far as they fit."""
@@ -500,16 +512,19 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
                 self._publishing = None
                 self._end()
                 break
+            if not part:
+                self._undone_in_part()
+                continue
             self._left -= len(part)
             self._events += 1
-            if self._skip:
-                self._skip -= 1
-                continue
+            on_log = self._skip > 0
+            self._skip -= on_log
             map_, rows, end = unpack(part)
             known = self._relations.known(map_)
             if known is not None:
                 self._written.add(known.name)
-                self._produce(known, rows, end)
+                if not on_log:
+                    self._produce(known, rows, end)
 
     # -- the snapshot --------------------------------------------------------------------------------------------------
 

@@ -90,6 +90,24 @@ def test_a_huge_transaction_killed_in_the_middle(database: Database, shop: Sourc
     assert operations(shop, "other") == [("c", b'{"id":%d}' % number) for number in (1, 2, 9)]
 
 
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("end", ["ROLLBACK", "ROLLBACK TO a"])
+def test_rows_that_are_rolled_back_are_on_the_log_from_an_earlier_life(
+    database: Database, shop: Source, end: str
+) -> None:
+    """MariaDB writes them for a table without transactions. After the restart no more rows of the item come."""
+    database.execute("CREATE TABLE plain (id int PRIMARY KEY) ENGINE = MyISAM")
+    temporary = ("CREATE TEMPORARY TABLE t (id int)", "DROP TEMPORARY TABLE t")
+    database.execute("BEGIN", "SAVEPOINT a", MANY, "INSERT INTO plain VALUES (1)", *temporary, end, "COMMIT")
+    killed(shop, "capture.before_acknowledge:kill:4")
+    half = shop.position.open
+    assert half is not None
+    assert half.events > 0
+    shop.capture()
+    assert operations(shop, "item") != []
+    shop.assert_equal(database.table("item"))
+
+
 def write(database: Database, *statements: str, compressed: bool) -> None:
     """One transaction."""
     switch = "SET SESSION binlog_transaction_compression" if mysql(database) else "SET GLOBAL log_bin_compress"

@@ -99,6 +99,18 @@ def test_rows_that_were_rolled_back_are_in_the_binlog(database: Database, shop: 
     shop.assert_equal(database.table("item"))
 
 
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_prepared_transaction_that_was_rolled_back_in_part(database: Database, shop: Source) -> None:
+    """Its rows come out long after the savepoint was gone back to."""
+    database.execute("CREATE TABLE plain (id int PRIMARY KEY) ENGINE = MyISAM")
+    undone = ["SAVEPOINT a", "INSERT INTO item VALUES (2, 2)", "INSERT INTO plain VALUES (1)", "ROLLBACK TO a"]
+    prepare(database, "one", "INSERT INTO item VALUES (1, 1)", *undone)
+    shop.capture()
+    database.execute("XA COMMIT 'one'")
+    shop.capture()
+    shop.assert_equal(database.table("item"))
+
+
 def test_a_table_made_of_a_query(database: Database, shop: Source) -> None:
     database.execute("INSERT INTO item VALUES (1, 1), (2, 2)", "DROP TABLE IF EXISTS copy")
     database.execute("RENAME TABLE item TO old", "CREATE TABLE item (PRIMARY KEY (id)) SELECT id, n + 1 AS n FROM old")
