@@ -465,6 +465,8 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         undone, self._items = self._items[first:], self._items[:first]
         self._items += [item for item in undone if isinstance(item, TableSchema)]
         self._new_run()
+        for name in self._written:
+            self._broken(name, "rows were rolled back that are in the binlog")  # or what was read of them is dropped
 
     def _undone_in_part(self) -> None:
         if self._skip:

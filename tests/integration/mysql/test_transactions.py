@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cdc.errors import GapError
+from connectors.mysql.chunk import ChunkReader
 from tests.integration.mysql.conftest import Database, MakeSource
 from tests.integration.mysql.support import Source, assert_dense
 
@@ -107,6 +108,27 @@ def test_a_prepared_transaction_that_was_rolled_back_in_part(database: Database,
     prepare(database, "one", "INSERT INTO item VALUES (1, 1)", *undone)
     shop.capture()
     database.execute("XA COMMIT 'one'")
+    shop.capture()
+    shop.assert_equal(database.table("item"))
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_rows_that_are_rolled_back_while_a_chunk_is_read(
+    database: Database, source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream has nothing newer of them than what was read."""
+    database.execute("CREATE TABLE item (id int PRIMARY KEY, n int)", "INSERT INTO item VALUES (1, 1), (2, 2)")
+    begin = ChunkReader._begin
+    temporary = ["CREATE TEMPORARY TABLE t (id int)", "DROP TEMPORARY TABLE t"]
+    transactions = iter([["BEGIN", "UPDATE item SET n = 9 WHERE id = 1", *temporary, "ROLLBACK"]])
+
+    def meanwhile(self: ChunkReader, *chunk: Any) -> None:
+        for statements in transactions:
+            database.execute(*statements)
+        begin(self, *chunk)
+
+    monkeypatch.setattr(ChunkReader, "_begin", meanwhile)
+    shop = source("item")
     shop.capture()
     shop.assert_equal(database.table("item"))
 
