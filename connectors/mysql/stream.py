@@ -290,7 +290,7 @@ class MysqlStream(DatabaseStream[MysqlChunk]):
         self._events += 1
         on_log = self._skip > 0
         self._skip -= on_log
-        if self._skip >= WHOLE >> 1:
+        if self._skip >= WHOLE >> 1:  # a whole transaction, of which nothing is needed
             return
         map_ = self._maps.get(rows.table_id)
         if map_ is None:
