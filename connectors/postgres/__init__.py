@@ -24,7 +24,7 @@ from connectors.postgres.outline import outline
 from connectors.postgres.position import decode_position
 from connectors.postgres.preflight import preflight
 from connectors.postgres.setup import ensure_slot, recreate
-from connectors.postgres.slot import retained_bytes
+from connectors.postgres.slot import slot_state
 from connectors.postgres.stream import PostgresStream
 from connectors.postgres.tables import CapturedTables, Tables
 from connectors.postgres.tap import tap
@@ -110,12 +110,15 @@ class PostgresConnector(Connector):
                 row = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").fetchone()
                 if stored is not None and row is not None:
                     status["lag_bytes"] = max(0, row[0] - stored.commit_lsn)
-                retained = retained_bytes(connection, self.slot)
-                status["retained_bytes"] = retained
-                if retained is None and stored is not None:
-                    status["warning"] = f"slot {self.slot} does not exist: run `cdc snapshot`"
-                elif retained is not None and retained > RETAINED_WARNING_BYTES:
-                    status["warning"] = f"the server keeps {retained >> 20} MiB of WAL for slot {self.slot}"
+                slot = slot_state(connection, self.slot)
+                status["retained_bytes"] = slot.retained if slot is not None else None
+                if slot is None:
+                    if stored is not None:
+                        status["warning"] = f"slot {self.slot} does not exist: run `cdc snapshot`"
+                elif slot.invalidated:
+                    status["warning"] = f"slot {self.slot} was invalidated ({slot.invalidated}): run `cdc snapshot`"
+                elif slot.retained > RETAINED_WARNING_BYTES:
+                    status["warning"] = f"the server keeps {slot.retained >> 20} MiB of WAL for slot {self.slot}"
         except CdcError as error:
             status["error"] = str(error)
         except psycopg.Error as error:
@@ -137,11 +140,12 @@ class PostgresConnector(Connector):
     def leftovers(self) -> list[str]:
         """See :class:`cdc.connector.Connector`."""
         with self._connected() as connection:
-            retained = retained_bytes(connection, self.slot)
+            slot = slot_state(connection, self.slot)
             published = connection.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [self.publication])
             sentences = []
-            if retained is not None:
-                sentences.append(f"replication slot {self.slot} (the server keeps {retained >> 20} MiB of WAL for it)")
+            if slot is not None:
+                kept = slot.invalidated or f"the server keeps {slot.retained >> 20} MiB of WAL for it"
+                sentences.append(f"replication slot {self.slot} ({kept})")
             if published.fetchone() is not None and self._config.publication.manage == "tables":
                 sentences.append(f"publication {self.publication}")
         return sentences

@@ -79,7 +79,10 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relkind::text, c.rel
                 FROM unnest(x.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
                 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
                WHERE k.place <= x.indnkeyatts) k
-         WHERE x.indrelid = c.oid AND x.indisunique)
+         WHERE x.indrelid = c.oid AND x.indisunique),
+       (SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''),
+       current_setting('server_version_num')::int
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
@@ -153,15 +156,18 @@ def _with_key_types_checked(connection: psycopg.Connection[Any], table: CatalogT
 
 
 def _table(row: tuple[Any, ...]) -> CatalogTable:
-    oid, schema, name, identity, kind, persistence, is_partition, columns, indexes = row
+    oid, schema, name, identity, kind, persistence, is_partition, columns, indexes, generated, version = row
     quoted = sql.Identifier(schema, name).as_string()
-    key, problem, fix = _key(quoted, identity, indexes or [])
+    key, problem, fix = _key(quoted, identity, indexes or [], generated or [])
     if kind == "p" or is_partition:
         problem, fix = "partitioned tables are not captured by this release", "capture an unpartitioned table"
     elif kind != "r":
         problem, fix = "it is not an ordinary table", "capture the tables beneath it"
     elif persistence != "p":
         problem, fix = "it is unlogged: its changes are not in the WAL", f"ALTER TABLE {quoted} SET LOGGED;"
+    elif identity == "f" and generated and version >= 180000 and not problem:
+        problem = f"with {generated[0]} generated and REPLICA IDENTITY FULL, its UPDATE and DELETE fail once published"
+        fix = f"ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT; with its primary key"
     described = tuple(CatalogColumn(*column) for column in columns or [])
     loose = {column.name for column in described if column.nondeterministic}
     if not problem and loose & set(key):
@@ -170,9 +176,15 @@ def _table(row: tuple[Any, ...]) -> CatalogTable:
     return CatalogTable(oid, schema, name, identity, described, () if problem else key, problem, fix)
 
 
-def _key(quoted: str, identity: str, indexes: list[dict[str, Any]]) -> tuple[tuple[str, ...], str, str]:
-    """The key columns under a replica identity, or what is wrong and the SQL that mends it."""
-    usable = [index for index in indexes if index["usable"] and index["immediate"]]
+def _key(
+    quoted: str, identity: str, indexes: list[dict[str, Any]], generated: list[str]
+) -> tuple[tuple[str, ...], str, str]:
+    """The key columns under a replica identity, or what is wrong and the SQL that mends it.
+
+    The stream has no `generated` columns.
+    """
+    computed = [index for index in indexes if set(generated) & set(index["columns"])]
+    usable = [index for index in indexes if index["usable"] and index["immediate"] and index not in computed]
     if identity == "i":
         chosen = [index for index in usable if index["identity"]]
     elif identity == "d":
@@ -196,6 +208,12 @@ def _key(quoted: str, identity: str, indexes: list[dict[str, Any]]) -> tuple[tup
             (),
             f"its only key, {deferrable['name']}, is deferrable: the server sends no key for its rows",
             f"ALTER TABLE {quoted} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {kind} ({columns});",
+        )
+    if computed:
+        return (
+            (),
+            f"its only key, {computed[0]['name']}, has a generated column, which the server does not send",
+            f"ALTER TABLE {quoted} REPLICA IDENTITY USING INDEX …; with a unique index on other columns, NOT NULL",
         )
     return (
         (),

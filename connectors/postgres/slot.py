@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from cdc.errors import PermanentError
+from cdc.errors import PermanentError, UnreachableError
 from cdc.source.plan import gap
 from connectors.postgres.catalogue import CatalogTable
 from connectors.postgres.client import ReplicationConnection
@@ -25,11 +25,18 @@ _STANDBY: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,()"]+)')
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
-    """Raises PermanentError when the server is too old, does not write logical WAL, or would take us for a standby."""
+    """Raises PermanentError when the server is too old, does not write logical WAL, or would take us for a standby;
+    UnreachableError when it is one itself, which a failover may change."""
     version = connection.info.server_version
     if version < OLDEST_VERSION:
         raise PermanentError(
             f"PostgreSQL {version // 10000} is too old: 14 to 18 are supported", hint="upgrade the server"
+        )
+    row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+    if row is not None and row[0]:
+        raise UnreachableError(
+            "this server is a standby: our marks can't be written into its WAL",
+            hint="let the url name the primary; of several hosts in it target_session_attrs=read-write takes that one",
         )
     row = connection.execute("SELECT current_setting('wal_level')").fetchone()
     if row is not None and row[0] != "logical":
@@ -64,8 +71,8 @@ def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[Cat
     wanted = {table.full_name: table for table in tables}
     listed = _only(tables)
     row = connection.execute(
-        "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication "
-        "WHERE pubname = %s",
+        "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate, to_jsonb(p) ->> 'pubgencols' "
+        "FROM pg_publication p WHERE pubname = %s",
         [name],
     ).fetchone()
     create = sql.SQL("CREATE PUBLICATION {} FOR TABLE {}").format(identifier, listed)
@@ -74,11 +81,17 @@ def publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[Cat
             raise PermanentError(f"publication {name} does not exist", hint=create.as_string(connection) + ";")
         _execute(connection, create)
         return
-    all_tables, complete = row
+    all_tables, complete, generated = row
     if not complete:
         fix = sql.SQL("ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')").format(identifier)
         raise PermanentError(
             f"publication {name} leaves out kinds of changes: stores would drift", hint=fix.as_string(connection) + ";"
+        )
+    if generated == "s":  # since PostgreSQL 18
+        fix = sql.SQL("ALTER PUBLICATION {} SET (publish_generated_columns = none)").format(identifier)
+        raise PermanentError(
+            f"publication {name} has generated columns, which a snapshot does not read",
+            hint=fix.as_string(connection) + ";",
         )
     if all_tables:
         return
@@ -176,8 +189,8 @@ def check_slot_usable(connection: ReplicationConnection, slot: str) -> int:
             f"slot {slot} is of plugin {plugin} in database {database}, needed is pgoutput in {here}",
             hint="set slot.name of the source to another name",
         )
-    if wal_status == "lost" or reason:
-        raise gap(f"slot {slot} was invalidated ({reason or 'the WAL it needs was removed'})")
+    if why := _invalidated(wal_status, reason):
+        raise gap(f"slot {slot} was invalidated ({why})")
     if confirmed is None:
         raise gap(f"slot {slot} was never finished by its maker")
     return parse_lsn(confirmed)
@@ -210,11 +223,29 @@ def check_continuity(connection: ReplicationConnection, position: Position) -> N
         )
 
 
-def retained_bytes(connection: psycopg.Connection[Any], slot: str) -> int | None:
-    """WAL that the server keeps for the slot, bytes; None without a slot."""
+class SlotState(NamedTuple):
+    """What a slot is worth: `retained` is the WAL that the server keeps for it, bytes; `invalidated` says why nothing
+    can be read from it any more, and is empty while something can."""
+
+    retained: int
+    invalidated: str
+
+
+def slot_state(connection: psycopg.Connection[Any], slot: str) -> SlotState | None:
+    """How the slot is; None without one."""
     row = connection.execute(
-        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots "
-        "WHERE slot_name = %s",
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status, "
+        "to_jsonb(s) ->> 'invalidation_reason' FROM pg_replication_slots s WHERE slot_name = %s",
         [slot],
     ).fetchone()
-    return None if row is None or row[0] is None else int(row[0])
+    if row is None:
+        return None
+    retained, wal_status, reason = row
+    invalidated = _invalidated(wal_status, reason)
+    # Most of those that were invalidated still have an LSN, from which nothing is kept.
+    return SlotState(0 if invalidated else int(retained or 0), invalidated)
+
+
+def _invalidated(wal_status: str | None, reason: str | None) -> str:
+    """Why the server has given the slot up, empty when it has not. Before PostgreSQL 17 it gives no reason."""
+    return reason or ("the WAL it needs was removed" if wal_status == "lost" else "")

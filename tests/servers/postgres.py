@@ -189,6 +189,12 @@ def create_database(server: Server) -> Database:
     return database
 
 
+def since(version: int, server: Server) -> None:
+    """Skip the test of what came with `version` on a server that is older."""
+    if server.version < version:
+        pytest.skip(f"PostgreSQL {server.version} does not have it, {version} does")
+
+
 def drop_database(database: Database) -> None:
     """Drop it with its slots; whoever uses them is disconnected."""
     with database.server.connect() as connection:

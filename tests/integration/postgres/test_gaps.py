@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cdc.errors import GapError, PermanentError
+from cdc.errors import GapError, PermanentError, UnreachableError
 from cdc.event import epoch_of
 from connectors.postgres import stream
 from connectors.postgres.resume import Resumption
@@ -211,15 +211,32 @@ def test_a_slot_that_was_invalidated(own_postgres: Postgres, source18: MakeSourc
     database.execute("CREATE TABLE filler (content text)")
 
     def lost() -> bool:
-        database.execute("INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
-        database.execute("SELECT pg_switch_wal()")
         database.execute("CHECKPOINT")
         return database.execute("SELECT wal_status FROM pg_replication_slots") == [("lost",)]
 
-    wait_until(lost, what="the invalidation of the slot")
-    with pytest.raises(GapError, match=r"(?s)invalidated.*`cdc snapshot`"):
-        shop.capture()
+    def lost_by_writing() -> bool:
+        database.execute("INSERT INTO filler SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+        database.execute("SELECT pg_switch_wal()")
+        return lost()
+
+    def assert_named(why: str) -> None:
+        with pytest.raises(GapError, match=rf"(?s)invalidated \({why}\).*`cdc snapshot`"):
+            shop.capture()
+        status = shop.connector.status(shop.position.encode())
+        assert (status["retained_bytes"], status["warning"]) == (
+            0,
+            f"slot {shop.slot} was invalidated ({why}): run `cdc snapshot`",
+        )
+        assert f"replication slot {shop.slot} ({why})" in shop.connector.leftovers()
+
+    wait_until(lost_by_writing, what="the invalidation of the slot")
+    assert_named("wal_removed" if own_postgres.version >= 17 else "the WAL it needs was removed")
     mend(database, shop)
+    if own_postgres.version >= 18:
+        database.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1s'")
+        database.execute("SELECT pg_reload_conf()")
+        wait_until(lost, what="the time-out of the slot")
+        assert_named("idle_timeout")
 
 
 def copy_of(server: Postgres) -> object:
@@ -300,14 +317,16 @@ def test_another_timeline(own_postgres: Postgres, source18: MakeSource) -> None:
     database = Database(own_postgres, "postgres")
     shop = make(database, lambda tables, **options: source18(tables, **options).changed(dsn=database.dsn))
     own_postgres.stop()
-    # A copy that is promoted, as after a failover.
-    signal = own_postgres.cluster / "recovery.signal"
+    # A standby that is promoted, as at a failover.
+    signal = own_postgres.cluster / "standby.signal"
     signal.touch()
     stat = own_postgres.cluster.stat()
     shutil.chown(signal, stat.st_uid, stat.st_gid)
-    own_postgres.settings |= {"restore_command": "false"}
     own_postgres.start()
-    wait_until(lambda: own_postgres.execute("SELECT pg_is_in_recovery()") == [(False,)], what="the promotion")
+    for look in (shop.capture, shop.connector.preflight):
+        with pytest.raises(UnreachableError, match=r"(?s)standby.*the primary"):
+            look()
+    assert own_postgres.execute("SELECT pg_promote()") == [(True,)]
     with pytest.raises(GapError, match=r"(?s)timeline.*`cdc snapshot`"):
         shop.capture()
     mend(database, shop)

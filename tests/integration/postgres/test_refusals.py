@@ -11,7 +11,7 @@ from cdc.errors import PermanentError, UnreachableError
 from connectors.postgres.slot import counts_as_standby
 from tests.integration.postgres.conftest import MakeSource
 from tests.servers import wait_until
-from tests.servers.postgres import Database, Postgres
+from tests.servers.postgres import Database, Postgres, since
 
 pytestmark = pytest.mark.xdist_group("postgres-refusals")
 
@@ -34,6 +34,10 @@ REFUSED = {
     "json key": ("CREATE TABLE bad (id jsonb PRIMARY KEY)", "key"),
     "array key": ("CREATE TABLE bad (id int[] PRIMARY KEY)", "key"),
     "interval key": ("CREATE TABLE bad (id interval PRIMARY KEY)", "key"),
+    "generated key": (
+        "CREATE TABLE bad (of int, id int GENERATED ALWAYS AS (of) STORED PRIMARY KEY)",
+        "generated column.*USING INDEX",
+    ),
     "missing": ("SELECT 1", "does not exist"),
 }
 
@@ -60,11 +64,35 @@ def test_a_table_that_a_glob_matches_is_left_out(
     shop.capture()
     if why not in ("view",):
         assert "public.bad is left out" in capfd.readouterr().out
-    if why not in ("view", "partitioned", "json key", "array key", "interval key"):
+    if why not in ("view", "partitioned", "json key", "array key", "interval key", "generated key"):
         database18.execute("INSERT INTO bad VALUES (1); UPDATE bad SET id = 2; DELETE FROM bad")
     database18.execute("INSERT INTO good VALUES (1)")
     shop.capture()
     assert [r.topic for r in shop.events()] == ["test.public.good"]
+
+
+def test_a_generated_column_under_full_identity(database: Database, source: MakeSource) -> None:
+    """Since PostgreSQL 18 the server refuses UPDATE and DELETE of such a table once it is published."""
+    database.execute("CREATE TABLE item (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED)")
+    database.execute("ALTER TABLE item REPLICA IDENTITY FULL; INSERT INTO item VALUES (1)")
+    shop = source(["public.item"])
+    if refused := database.server.version >= 18:
+        with pytest.raises(PermanentError, match=r"(?s)twice generated.*REPLICA IDENTITY DEFAULT"):
+            shop.capture()
+    else:
+        shop.capture()
+    database.execute("UPDATE item SET id = 2; DELETE FROM item")
+    if refused:
+        database.execute("ALTER TABLE item REPLICA IDENTITY DEFAULT; INSERT INTO item VALUES (1)")
+        shop.capture()
+        database.execute("UPDATE item SET id = 2; DELETE FROM item")
+    shop.capture()
+    assert [(r.operation, r.record.value and r.envelope["after"]) for r in shop.events()] == [
+        ("r", {"id": 1}),
+        ("d", None),
+        ("c", {"id": 2}),
+        ("d", None),
+    ]
 
 
 def test_no_table_left(database18: Database, source18: MakeSource) -> None:
@@ -125,16 +153,24 @@ def test_a_role_that_may_not_replicate(database18: Database, source18: MakeSourc
 
 
 @pytest.mark.parametrize(
-    ("made", "says"),
+    ("made", "says", "version"),
     [
-        ("SELECT 1", "does not exist.*CREATE PUBLICATION"),
-        ("CREATE PUBLICATION dba FOR TABLE other", "lacks public.item.*ADD TABLE"),
-        ("CREATE PUBLICATION dba FOR TABLE item WITH (publish = 'insert, update, delete')", "publish = .*truncate"),
-        ("CREATE PUBLICATION dba FOR TABLE item WHERE (id > 1)", "row filter.*DROP TABLE"),
-        ("CREATE PUBLICATION dba FOR TABLE item (id)", "list of columns"),
+        ("SELECT 1", "does not exist.*CREATE PUBLICATION", 14),
+        ("CREATE PUBLICATION dba FOR TABLE other", "lacks public.item.*ADD TABLE", 14),
+        ("CREATE PUBLICATION dba FOR TABLE item WITH (publish = 'insert, update, delete')", "publish = .*truncate", 14),
+        ("CREATE PUBLICATION dba FOR TABLE item WHERE (id > 1)", "row filter.*DROP TABLE", 15),
+        ("CREATE PUBLICATION dba FOR TABLE item (id)", "list of columns", 15),
+        (
+            "CREATE PUBLICATION dba FOR TABLE item WITH (publish_generated_columns = stored)",
+            "generated columns.*publish_generated_columns = none",
+            18,
+        ),
     ],
 )
-def test_a_dbas_publication_that_does_not_do(database18: Database, source18: MakeSource, made: str, says: str) -> None:
+def test_a_dbas_publication_that_does_not_do(
+    database18: Database, source18: MakeSource, made: str, says: str, version: int
+) -> None:
+    since(version, database18.server)
     database18.execute("CREATE TABLE item (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY)")
     database18.execute(made)
     shop = source18(["public.item"], publication={"name": "dba", "manage": "none"})
