@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 DURATION ?=
 SOURCE ?=
 SEEDS ?= 1,2,3,4
+VERSIONS ?= 14 16 17
 
-.PHONY: demo test lint bench docs torture-path test-mariadb-sid clean
+.PHONY: demo test lint bench docs torture-path test-mariadb-sid test-postgres-versions clean
 
 demo: $(VENV)/.demo  ## A shop's database and three stores that follow it; DURATION=20 ends by itself; SOURCE=mysql
 	@$(BIN)/cdc demo $(if $(DURATION),--duration $(DURATION)) $(if $(SOURCE),--source $(SOURCE))
@@ -34,6 +35,11 @@ torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores; SE
 test-mariadb-sid: $(VENV)/.test  ## What is tested on MariaDB, on Debian sid's, which is newer than Debian's
 	CDC_TEST_MARIADB=sid CDC_TORTURE_BIG=20000 $(BIN)/pytest -n 2 --dist loadgroup \
 		-k 'mariadb or two_databases' tests/contract tests/integration tests/faults
+
+test-postgres-versions: $(VENV)/.test  ## What is tested on PostgreSQL, on versions that `make test` leaves out; VERSIONS=16
+	set -e; for version in $(VERSIONS); do CDC_TEST_POSTGRES=$$version $(BIN)/pytest -n 2 --dist loadgroup -k '(postgres \
+		or test_values or cli_init or cli_tables or real_servers or every_change_arrives) and not mysql and not demo' \
+		tests/contract tests/integration tests/faults; done
 
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
