@@ -28,6 +28,10 @@ SESSION: Final = (
 """Settings under which the server prints values the way that ``values.py`` reads them, and finds no stranger's
 functions before its own."""
 
+_UNLIMITED: Final = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
+"""The server's limit on transactions, since PostgreSQL 17, would end the stream in the middle of each large one, as
+sending it is a transaction of ours: the source would never get past it."""
+
 CONNECT_TIMEOUT_SECONDS: Final = 10
 STOP_SECONDS: Final = 0.1
 """How soon a command that takes long is cancelled."""
@@ -73,6 +77,7 @@ def connect(config: PostgresConfig) -> psycopg.Connection[tuple[Any, ...]]:
     try:
         connection = psycopg.connect(conninfo(config), autocommit=True)
         connection.execute("SET synchronous_commit = local")
+        connection.execute(_UNLIMITED)
     except psycopg.Error as error:
         raise unreachable(str(error)) from None
     return connection
@@ -116,6 +121,7 @@ class ReplicationConnection:
         self.receive = self._connection.get_copy_data
         """``receive(1)`` → (length, bytes): length 0 when nothing is there, -1 at the end of the stream. psycopg.Error
         when the connection broke."""
+        self.query(_UNLIMITED)
 
     def query(self, sql: str) -> list[tuple[str | None, ...]]:
         """Run one statement by the simple protocol; rows as the server prints them.

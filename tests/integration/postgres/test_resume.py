@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 
 import psycopg
 import pytest
 
 from cdc.errors import UnreachableError
 from connectors import postgres
-from connectors.postgres.client import ReplicationConnection
+from connectors.postgres.client import ReplicationConnection, connect
+from connectors.postgres.config import PostgresConfig
 from connectors.postgres.pgoutput import Begin
 from connectors.postgres.position import Position
 from connectors.postgres.resume import WHOLE, Resumption
@@ -17,7 +19,7 @@ from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Source, assert_dense
 from tests.integration.sources import count_fences
 from tests.servers import wait_until
-from tests.servers.postgres import Database, Postgres
+from tests.servers.postgres import Database, Postgres, since
 
 pytestmark = pytest.mark.xdist_group("postgres-resume")
 
@@ -195,6 +197,16 @@ def test_the_walsender_is_terminated(database18: Database, source18: MakeSource)
         running.catch_up()
     assert len(operations(shop, "public.other")) == 4
     assert_dense(shop.records())
+
+
+def test_a_limit_on_transactions_does_not_end_the_stream(database18: Database) -> None:
+    """With it a large transaction ended the source: each time that it was sent, it took too long."""
+    since(17, database18.server)
+    database18.execute(f"ALTER DATABASE {database18.name} SET transaction_timeout = '1min'")
+    config = PostgresConfig(type="postgres", url=database18.dsn, tables=["public.item"])
+    with closing(ReplicationConnection(config)) as replication, connect(config) as connection:
+        assert replication.query("SHOW transaction_timeout") == [("0",)]
+        assert connection.execute("SHOW transaction_timeout").fetchall() == [("0",)]
 
 
 def test_a_position_is_never_less_than_what_is_on_the_log(database18: Database, source18: MakeSource) -> None:
