@@ -103,7 +103,10 @@ def test_an_idle_captured_database_keeps_no_wal(
         for _ in range(3):
             database18.execute("INSERT INTO busy SELECT repeat('x', 1000) FROM generate_series(1, 300)")
             [(written,)] = database18.execute(lsn)
-            running.wait(lambda end=written: database18.execute(confirmed)[0][0] >= end, "the slot to follow")
+            # Before version 15 the server sends these transactions too, empty, and the slot stands before the commit
+            # record of the last.
+            end = written if database18.server.version >= 15 else written - 1000
+            running.wait(lambda end=end: database18.execute(confirmed)[0][0] >= end, "the slot to follow")
         before = shop.position
         deadline = time.monotonic() + 4
         running.wait(lambda: time.monotonic() > deadline, "four quiet heartbeats")
