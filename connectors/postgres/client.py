@@ -28,9 +28,16 @@ SESSION: Final = (
 """Settings under which the server prints values the way that ``values.py`` reads them, and finds no stranger's
 functions before its own."""
 
-_UNLIMITED: Final = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
-"""The server's limit on transactions, since PostgreSQL 17, would end the stream in the middle of each large one, as
-sending it is a transaction of ours: the source would never get past it."""
+LIMITS: Final = (
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+"""The server's limits on sessions, which are for those of applications: the first would end a chunk's read. The last,
+since PostgreSQL 17, would end the stream in each large transaction, as sending it is a transaction of ours: the source
+would never get past it."""
+_UNLIMITED: Final = f"SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN {LIMITS}"  # noqa: S608 - ours
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
 STOP_SECONDS: Final = 0.1

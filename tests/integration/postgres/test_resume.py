@@ -10,7 +10,7 @@ import pytest
 
 from cdc.errors import UnreachableError
 from connectors import postgres
-from connectors.postgres.client import ReplicationConnection, connect
+from connectors.postgres.client import LIMITS, ReplicationConnection, connect
 from connectors.postgres.config import PostgresConfig
 from connectors.postgres.pgoutput import Begin
 from connectors.postgres.position import Position
@@ -19,7 +19,7 @@ from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import Source, assert_dense
 from tests.integration.sources import count_fences
 from tests.servers import wait_until
-from tests.servers.postgres import Database, Postgres, since
+from tests.servers.postgres import Database, Postgres
 
 pytestmark = pytest.mark.xdist_group("postgres-resume")
 
@@ -199,14 +199,17 @@ def test_the_walsender_is_terminated(database18: Database, source18: MakeSource)
     assert_dense(shop.records())
 
 
-def test_a_limit_on_transactions_does_not_end_the_stream(database18: Database) -> None:
-    """With it a large transaction ended the source: each time that it was sent, it took too long."""
-    since(17, database18.server)
-    database18.execute(f"ALTER DATABASE {database18.name} SET transaction_timeout = '1min'")
-    config = PostgresConfig(type="postgres", url=database18.dsn, tables=["public.item"])
+def test_limits_on_sessions_do_not_end_ours(database: Database) -> None:
+    """With one on transactions a large one ended the source: each time that it was sent, it took too long. One on
+    statements ended the reading of each large chunk."""
+    names = [name for name in LIMITS if name != "transaction_timeout" or database.server.version >= 17]
+    for name in names:
+        database.execute(f"ALTER DATABASE {database.name} SET {name} = '1min'")
+    config = PostgresConfig(type="postgres", url=database.dsn, tables=["public.item"])
     with closing(ReplicationConnection(config)) as replication, connect(config) as connection:
-        assert replication.query("SHOW transaction_timeout") == [("0",)]
-        assert connection.execute("SHOW transaction_timeout").fetchall() == [("0",)]
+        for name in names:
+            assert replication.query(f"SHOW {name}") == [("0",)]
+            assert connection.execute(f"SHOW {name}").fetchall() == [("0",)]
 
 
 def test_a_position_is_never_less_than_what_is_on_the_log(database18: Database, source18: MakeSource) -> None:
