@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from cdc.compile import CompiledRead
 from schemas.table import TableSchema
+
+MISSED: Final = ""
+"""In the place of a schema's id."""
 
 
 class Schemas:
@@ -40,6 +44,16 @@ class Schemas:
         """Whether the rows of `table` were of another schema up to now."""
         return self.last.get(table, schema.id.hex()) != schema.id.hex()
 
+    def missed(self, table: str) -> None:
+        """Rows of `table` were passed over: those on the log must be read again."""
+        self.last = {**self.last, table: MISSED}
+
+    def take_missed(self) -> list[str]:
+        """The tables of which this was said, which from now on is forgotten."""
+        missed = [table for table, last in self.last.items() if last == MISSED]
+        self.last = {table: last for table, last in self.last.items() if last != MISSED}
+        return missed
+
     def comes_back(self, table: str, schema: TableSchema) -> str:
         """Says that rows must be read again since they may still have values, on the log, in a column that was dropped
         and made anew; empty when there is none."""
@@ -61,7 +75,10 @@ class Schemas:
         """
         old = self._old(table)
         back = self.comes_back(table, schema)
+        missed = self.last.get(table) == MISSED
         self.last = {**self.last, table: schema.id.hex()}
+        if missed:
+            return "rows changed while it had another name"
         if old is None or old.id == schema.id:
             return ""
         added = [column.name for column in schema.columns if column.name not in old.by_name]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import structlog
+
 from cdc.compile import Append, CompiledTable, RowFunction
 from cdc.errors import PermanentError
 from cdc.formats.envelope import TransactionParts
@@ -18,6 +20,8 @@ from connectors.postgres.pgoutput import Relation
 from connectors.postgres.tables import CapturedTables
 from connectors.postgres.values import logical_type
 from schemas.table import Column, TableSchema
+
+log = structlog.get_logger()
 
 _ADDED_WITH_VALUES = """
 SELECT a.attname FROM pg_attribute a
@@ -68,6 +72,8 @@ class Relations:
         self._tables = tables
         self._schemas = schemas
         self.known: dict[int, Known] = {}
+        self._names = {table.oid: name for name, table in tables.captured.items()}
+        """What each was called last."""
         self.compiled: dict[bytes, CompiledTable] = {}
         """What the hot loop looks up: by the oid's four bytes. Tables that are not captured are missing."""
         self.watched: Collection[str] = ()
@@ -82,6 +88,10 @@ class Relations:
         """
         name = f"{relation.namespace}.{relation.name}"
         table = self._tables.captured.get(name)
+        before = self._names.get(relation.oid, name)
+        self._names[relation.oid] = name
+        if before != name:
+            self._renamed(before, name)
         if table is None:
             self.compiled.pop(relation.oid.to_bytes(4, "big"), None)
             return None
@@ -106,6 +116,12 @@ class Relations:
         changed = self._schemas.changed(name, schema)
         resync = self.changed(table, schema)
         return News(name, self._schemas.first_use(schema), changed, resync)
+
+    def _renamed(self, before: str, name: str) -> None:
+        """Rows follow under another name: under either, what is on the log is no longer what the table has."""
+        for one in {before, name} & self._tables.captured.keys():
+            log.warning("table was renamed: it is read again when rows of it change", table=one, renamed=(before, name))
+            self._schemas.missed(one)
 
     def watch(self, names: Collection[str], touched: Touched) -> None:
         """Tell `touched` the keys of all records of the tables `names` from now on, and no others any more."""

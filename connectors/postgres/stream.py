@@ -123,6 +123,9 @@ class PostgresStream(DatabaseStream[PostgresChunk]):
             self._watch,
             self._schema,
         )
+        for table in self._schemas.take_missed():
+            if table in self._tables.captured:
+                self._schedule(table)
         if self._anchor is None:
             self._tables.emit(self._stored.nonce)
         else:

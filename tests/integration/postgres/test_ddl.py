@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc.errors import CdcError
+from cdc.source.schemas import MISSED
 from tests.integration.postgres.conftest import MakeSource
 from tests.integration.postgres.support import assert_dense
 from tests.servers.postgres import Database
@@ -109,3 +110,50 @@ def test_a_key_that_changes_in_mid_stream_stops_capture(database18: Database, so
         with pytest.raises(CdcError, match="`cdc snapshot`"):
             running.wait(lambda: False, seconds=20)
     assert [r.operation for r in shop.events()] == ["r"]
+
+
+AWAY = "ALTER TABLE item RENAME TO away; UPDATE away SET name = 'changed' WHERE id = 1; DELETE FROM away WHERE id = 2"
+RENAMES = {
+    "away and back": [AWAY, "ALTER TABLE away RENAME TO item", "INSERT INTO item VALUES (9)"],
+    "swapped": [
+        "ALTER TABLE item RENAME TO x; ALTER TABLE other RENAME TO item; ALTER TABLE x RENAME TO other",
+        "INSERT INTO item VALUES (9); INSERT INTO other VALUES (9)",
+    ],
+}
+
+
+@pytest.mark.parametrize("change", RENAMES)
+def test_rows_that_a_renamed_table_took_with_it_are_not_missed(
+    database18: Database, source18: MakeSource, change: str
+) -> None:
+    make_two(database18)
+    shop = source18(["public.item", "public.other"])
+    shop.capture()
+    with shop.running() as running:
+        running.catch_up()
+        for statement in RENAMES[change]:
+            database18.execute(statement)
+        running.catch_up()
+    shop.assert_equal("public.item")
+    shop.assert_equal("public.other")
+
+
+def test_rows_of_a_table_that_came_back_before_a_restart_are_not_missed(
+    database18: Database, source18: MakeSource
+) -> None:
+    make_two(database18)
+    shop = source18(["public.item", "public.other"])
+    shop.capture()
+    with shop.running() as running:
+        running.catch_up()
+        database18.execute(AWAY)
+        running.wait(lambda: shop.position.schemas["public.item"] == MISSED, "it to be noticed")
+        database18.execute("ALTER TABLE away RENAME TO item")
+    shop.capture()
+    shop.assert_equal("public.item")
+
+
+def make_two(database: Database) -> None:
+    for table in ("item", "other"):
+        database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, name text)")
+        database.execute(f"INSERT INTO {table} SELECT n, '{table} ' || n FROM generate_series(1, 5) n")
