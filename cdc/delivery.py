@@ -302,7 +302,7 @@ class _Delivery:
         more = f" (and {len(rejected) - 1} more rows)" if len(rejected) > 1 else ""
         again = f"start the sink again: cdc run --only sink/{self._name}"
         left_out = f"'!{self._tables.name(first.topic)}' in `tables` of the sink leaves the table out"
-        hint = f"mend or delete the row in the database, then {again}; or {left_out}"
+        hint = f"mend or delete the row in the database, and once that is captured, {again}; or {left_out}"
         if self._sink.every_change:
             hint = f"this sink keeps every change, so mending the row does not help; {left_out}, then {again}"
         return PermanentError(

@@ -23,7 +23,7 @@ from tests.servers.mariadb import MariaDbServer
 from tests.servers.postgres import Database, Server, create_database, drop_database
 
 SEEDS = [int(seed) for seed in os.environ.get("CDC_TORTURE_SEEDS", "1").split(",")]
-DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "12"))
+DEATHS = int(os.environ.get("CDC_TORTURE_DEATHS", "9"))
 BIG = int(os.environ.get("CDC_TORTURE_BIG", "20000"))
 TIMEOUT = int(os.environ.get("CDC_TORTURE_TIMEOUT", "600"))
 STORES = tuple(os.environ.get("CDC_TORTURE_STORES", "duckdb,tantivy,redis,opensearch,sql_postgres").split(","))

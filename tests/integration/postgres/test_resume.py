@@ -41,16 +41,16 @@ def operations(shop: Source, table: str) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize(
     "point", ["capture.after_decode:kill:9", "capture.in_append:kill:5", "capture.before_acknowledge:kill:4"]
 )
-def test_a_huge_transaction_killed_in_the_middle(database: Database, source: MakeSource, point: str) -> None:
-    shop = make(database, source)
-    with database.connect() as connection, connection.transaction():
+def test_a_huge_transaction_killed_in_the_middle(database18: Database, source18: MakeSource, point: str) -> None:
+    shop = make(database18, source18)
+    with database18.connect() as connection, connection.transaction():
         connection.execute("INSERT INTO other VALUES (1)")
         with connection.cursor().copy("COPY item FROM STDIN") as copy:
             for number in range(10_000):
                 copy.write_row((number, "copied"))
         connection.execute("UPDATE item SET id = -1 WHERE id = 0")
         connection.execute("DELETE FROM item WHERE id > 9990")
-    database.execute("INSERT INTO other VALUES (2)")
+    database18.execute("INSERT INTO other VALUES (2)")
     assert shop.process(point, SPLIT).wait() == -signal.SIGKILL
     half = shop.position.open
     assert half is not None
