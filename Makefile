@@ -30,7 +30,8 @@ torture-path: $(VENV)/.test  ## The full matrix: kill points x logs x stores; SE
 	CDC_TORTURE_SEEDS=$(SEEDS) CDC_TORTURE_DEATHS=40 CDC_TORTURE_BIG=1000000 CDC_TORTURE_SECONDS=60 \
 		CDC_TORTURE_TIMEOUT=3600 CDC_TORTURE_STORES=duckdb,tantivy,redis,opensearch,sql_postgres \
 		$(BIN)/pytest tests/faults tests/integration/mysql/test_failover.py \
-		tests/integration/mysql/test_snapshot_gone.py tests/integration/postgres/test_snapshot_gone.py -p no:cacheprovider --timeout 3600
+		tests/integration/mysql/test_snapshot_gone.py tests/integration/postgres/test_snapshot_gone.py \
+		-p no:cacheprovider --timeout 3600
 
 test-mariadb-sid: $(VENV)/.test  ## What is tested on MariaDB, on Debian sid's, which is newer than Debian's
 	CDC_TEST_MARIADB=sid CDC_TORTURE_BIG=20000 $(BIN)/pytest -n 2 --dist loadgroup \

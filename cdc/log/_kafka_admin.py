@@ -106,10 +106,6 @@ class Admin:
         """The same, up to the first transaction that is open."""
         return self._bounds(TopicPartition(topic, 0), IsolationLevel.READ_COMMITTED)
 
-    def _bounds(self, place: TopicPartition, level: IsolationLevel) -> tuple[int, int]:
-        first = self.offsets([place], OffsetSpec.earliest())[place]
-        return first, self.offsets([place], OffsetSpec.latest(), level)[place]
-
     def offsets(
         self,
         partitions: Collection[TopicPartition],
@@ -136,6 +132,10 @@ class Admin:
         """Let go of the client; another call makes a new one."""
         with self._lock:
             self._client = None
+
+    def _bounds(self, place: TopicPartition, level: IsolationLevel) -> tuple[int, int]:
+        first = self.offsets([place], OffsetSpec.earliest())[place]
+        return first, self.offsets([place], OffsetSpec.latest(), level)[place]
 
     def _wait_for(self, names: Collection[str]) -> None:
         """A topic that was created is known to the brokers a little later."""

@@ -13,9 +13,9 @@ the type as `declared`.
 Times have no precision, whatever the column's: they are durations, signed and up to 838 hours, and Debezium has them
 in microseconds.
 
-Known gap: a ``time``, ``datetime`` or ``timestamp`` in the format of
-MariaDB 5.3 (``SHOW CREATE TABLE`` says so) is read, but one with a fraction cannot be told from one without: most of
-its values are refused, and such a table must not be captured.
+Known gap: a ``time``, ``datetime`` or ``timestamp`` in the format of MariaDB 5.3 (``SHOW CREATE TABLE`` says so) is
+read, but one with a fraction cannot be told from one without: most of its values are refused, and such a table must
+not be captured.
 """
 
 from __future__ import annotations

@@ -202,7 +202,12 @@ def test_a_refused_row_that_was_mended_no_longer_stops_its_sinks(shop: Database,
         with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as warehouse:
             rows = warehouse.execute("SELECT id, price::int FROM price ORDER BY 1").fetchall()
         assert rows == [(1, 10), (2, 20), (3, 30)]
-        assert len(cache.client().keys("price:*")) == 3
+        cached = {key.decode(): json.loads(cache.client().get(key)) for key in cache.client().keys("price:*")}
+        assert {key: row["price"] for key, row in cached.items()} == {
+            "price:1": "10.00",
+            "price:2": "20.00",
+            "price:3": "30.00",
+        }
     finally:
         cache.stop()
 

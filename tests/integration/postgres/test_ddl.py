@@ -7,7 +7,7 @@ import pytest
 from cdc.errors import CdcError
 from cdc.source.schemas import MISSED
 from tests.integration.postgres.conftest import MakeSource
-from tests.integration.postgres.support import assert_dense
+from tests.integration.postgres.support import Source, assert_dense
 from tests.servers.postgres import Database
 
 pytestmark = pytest.mark.xdist_group("postgres-ddl")
@@ -126,9 +126,7 @@ RENAMES = {
 def test_rows_that_a_renamed_table_took_with_it_are_not_missed(
     database18: Database, source18: MakeSource, change: str
 ) -> None:
-    make_two(database18)
-    shop = source18(["public.item", "public.other"])
-    shop.capture()
+    shop = make_two(database18, source18)
     with shop.running() as running:
         running.catch_up()
         for statement in RENAMES[change]:
@@ -141,9 +139,7 @@ def test_rows_that_a_renamed_table_took_with_it_are_not_missed(
 def test_rows_of_a_table_that_came_back_before_a_restart_are_not_missed(
     database18: Database, source18: MakeSource
 ) -> None:
-    make_two(database18)
-    shop = source18(["public.item", "public.other"])
-    shop.capture()
+    shop = make_two(database18, source18)
     with shop.running() as running:
         running.catch_up()
         database18.execute(AWAY)
@@ -153,7 +149,10 @@ def test_rows_of_a_table_that_came_back_before_a_restart_are_not_missed(
     shop.assert_equal("public.item")
 
 
-def make_two(database: Database) -> None:
+def make_two(database: Database, source: MakeSource) -> Source:
     for table in ("item", "other"):
         database.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, name text)")
         database.execute(f"INSERT INTO {table} SELECT n, '{table} ' || n FROM generate_series(1, 5) n")
+    shop = source(["public.item", "public.other"])
+    shop.capture()
+    return shop
